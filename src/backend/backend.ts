@@ -1,0 +1,73 @@
+import type { KvCache } from "../kv/kv_cache.ts";
+
+/** Which positions of a row get logits: `"none"` for prefill chunks before the last one. */
+export type LogitsWanted = "none" | "last" | "all";
+
+/** One sequence's share of a forward pass. */
+export interface ForwardRow {
+  /**
+   * Holds the tokens before `tokenIds`; the pass appends to it.
+   * Without one the row starts at position 0 and leaves nothing behind (generation without a KV cache).
+   */
+  cache?: KvCache;
+  /** Ids to evaluate, at least one: a prefill chunk, or a single id in decode. */
+  tokenIds: ArrayLike<number>;
+  /** @default "last" */
+  logits?: LogitsWanted;
+  /** Also return the last hidden states (after the final norm, before lm_head). @default false */
+  hiddenStates?: boolean;
+}
+
+/** What one row of a forward pass gives back. The arrays belong to the caller. */
+export interface RowResult {
+  /** f32 `[positions, vocab_size]`: 0, 1 or `tokenIds.length` positions, as asked. */
+  logits: Float32Array;
+  /** f32 `[tokenIds.length, hidden_size]` when asked for. */
+  hiddenStates?: Float32Array;
+}
+
+/** Options of {@linkcode Backend.forward}. */
+export interface ForwardOptions {
+  /**
+   * Cancels between rows. A row that has started is finished: its cache then holds its tokens.
+   */
+  signal?: AbortSignal;
+}
+
+/** What a backend says of itself at start-up and in `/v1/models`. */
+export interface BackendInfo {
+  name: "ort-wasm" | "ort-webgpu" | "simd";
+  /** Threads that share a forward pass. */
+  threads: number;
+  /**
+   * Id of the arithmetic: two backends with the same id give the same bits for the same input.
+   * Travels with any stored KV.
+   */
+  variant: string;
+  /** One phrase for people, such as "f32 weights expanded at load, KV in the WASM heap". */
+  detail: string;
+}
+
+/**
+ * Runs the model's forward pass on its own thread. Holds weights and KV memory; knows nothing of
+ * tokens' text, sessions or HTTP.
+ */
+export interface Backend extends AsyncDisposable {
+  readonly info: BackendInfo;
+  /**
+   * An empty cache for one sequence. Memory is reserved when tokens arrive and grows with them.
+   * @throws {OutOfMemoryError} from the first `forward` that cannot reserve
+   */
+  createKvCache(): KvCache;
+  /** Bytes that a cache of `tokens` tokens reserves. */
+  kvBytes(tokens: number): number;
+  /**
+   * One pass over a batch of rows. Concurrent calls queue in order of arrival.
+   * @returns one result a row, in order
+   * @throws {RangeError} when a row is empty or its cache would outgrow the context length
+   * @throws {OutOfMemoryError} when KV memory runs out; the caches keep their earlier tokens
+   * @throws {BackendUnavailableError} when the inference thread died
+   * @throws the signal's reason when aborted
+   */
+  forward(rows: readonly ForwardRow[], options?: ForwardOptions): Promise<RowResult[]>;
+}

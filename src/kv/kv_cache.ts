@@ -1,0 +1,17 @@
+/**
+ * The KV cache of one sequence: keys and values of every layer for the first `length` tokens.
+ * The memory belongs to the backend that made it; the handle is valid until `dispose()`.
+ */
+export interface KvCache extends Disposable {
+  /** Tokens held. Grows by each forward pass. */
+  readonly length: number;
+  /** Bytes of backend memory reserved, at least `length` tokens' worth. */
+  readonly bytes: number;
+  /**
+   * Forgets every token from `length` on. Moves no data.
+   * @throws {RangeError} when `length` is negative, not an integer, or more than is held
+   */
+  truncate(length: number): void;
+  /** Gives the memory back. Idempotent; later calls on the handle throw `TypeError`. */
+  dispose(): void;
+}
