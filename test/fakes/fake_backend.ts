@@ -1,0 +1,96 @@
+import type { Backend, BackendInfo, ForwardRow, RowResult } from "../../src/backend/backend.ts";
+import type { KvCache } from "../../src/kv/kv_cache.ts";
+
+/** Bytes that {@linkcode FakeBackend} counts for a token. */
+export const FAKE_BYTES_PER_TOKEN = 10;
+
+class FakeKvCache implements KvCache {
+  readonly ids: number[] = [];
+  disposed = false;
+  constructor(readonly owner: FakeBackend) {}
+  get length() {
+    return this.ids.length;
+  }
+  get bytes() {
+    return this.disposed ? 0 : this.owner.kvBytes(this.ids.length);
+  }
+  truncate(length: number) {
+    if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot truncate to ${length}`);
+    this.ids.length = length;
+  }
+  dispose() {
+    this.disposed = true;
+    this.owner.caches.delete(this);
+  }
+  [Symbol.dispose]() {
+    this.dispose();
+  }
+}
+
+/** Options of {@linkcode FakeBackend}. */
+export interface FakeBackendOptions {
+  vocabSize: number;
+  /** Next token after `ids`. @default a hash of all of them, so that one wrong cached token changes everything */
+  next?: (ids: readonly number[]) => number;
+  /** Milliseconds that a pass takes. @default 0 */
+  delayMs?: number;
+}
+
+/** A model without weights: the next token is a function of all tokens before it. Counts what it is asked. */
+export class FakeBackend implements Backend {
+  readonly info: BackendInfo = { name: "ort-wasm", threads: 1, variant: "fake", detail: "no weights" };
+  readonly caches = new Set<FakeKvCache>();
+  /** Rows evaluated, in order: what the engine really did. */
+  readonly passes: { tokens: number; start: number }[] = [];
+  /** Set to make the next pass fail. */
+  failNext: Error | undefined;
+  delayMs: number;
+  disposed = false;
+
+  constructor(readonly options: FakeBackendOptions) {
+    this.delayMs = options.delayMs ?? 0;
+  }
+
+  createKvCache(): KvCache {
+    const cache = new FakeKvCache(this);
+    this.caches.add(cache);
+    return cache;
+  }
+
+  kvBytes(tokens: number): number {
+    return tokens * FAKE_BYTES_PER_TOKEN;
+  }
+
+  async forward(rows: readonly ForwardRow[]): Promise<RowResult[]> {
+    await new Promise((resolve) => setTimeout(resolve, this.delayMs));
+    const failure = this.failNext;
+    this.failNext = undefined;
+    return rows.map(({ cache, tokenIds, logits = "last" }) => {
+      const ids = cache ? (cache as FakeKvCache).ids : [];
+      if (cache && (cache as FakeKvCache).disposed) throw new TypeError("Cannot use a disposed cache");
+      this.passes.push({ tokens: tokenIds.length, start: ids.length });
+      ids.push(...Array.from(tokenIds));
+      // A failure after the cache grew: the caller has to cope with tokens it never counted.
+      if (failure) throw failure;
+      return { logits: logits === "none" ? new Float32Array(0) : this.#oneHot(this.next(ids)) };
+    });
+  }
+
+  /** The token that greedy decoding gives after `ids`. */
+  next(ids: readonly number[]): number {
+    if (this.options.next) return this.options.next(ids);
+    let hash = 2166136261;
+    for (const id of ids) hash = Math.imul(hash ^ id, 16777619) >>> 0;
+    return hash % this.options.vocabSize;
+  }
+
+  #oneHot(id: number): Float32Array {
+    const logits = new Float32Array(this.options.vocabSize).fill(-10);
+    logits[id] = 10;
+    return logits;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.disposed = true;
+  }
+}
