@@ -1,0 +1,144 @@
+import {
+  DataType,
+  encodeModel,
+  floatAttribute,
+  intAttribute,
+  type OnnxAttribute,
+  type OnnxModel,
+  type OnnxTensor,
+  type OnnxValueInfo,
+  stringAttribute,
+} from "../src/model/onnx_proto.ts";
+import { aliasTensor, type ExternalDataWriter, type TensorData } from "./external_data.ts";
+import { BLOCK_SIZE, type NBitsMatrix } from "./nbits_matrix.ts";
+
+/** A plain number is written as INT; for a float see {@linkcode float}. */
+type AttributeValue = number | string | OnnxAttribute;
+
+interface NodeOptions {
+  /** @default "" the standard ONNX operators */
+  domain?: string;
+  attributes?: Record<string, AttributeValue>;
+}
+
+/** Names of a quantized matrix's initializers, in the order in which MatMulNBits takes them. */
+export interface MatrixNames {
+  qweight: string;
+  scales: string;
+  zeroPoints: string | undefined;
+}
+
+/** Collects nodes and initializers of one graph, in topological order as they are added. */
+export class OnnxBuilder {
+  #model: OnnxModel = {
+    irVersion: 10,
+    producerName: "hearth",
+    opsetImport: [{ domain: "", version: 21 }, { domain: "com.microsoft", version: 1 }],
+    graph: { name: "main_graph", node: [], initializer: [], input: [], output: [] },
+  };
+  #initializers = new Map<string, OnnxTensor>();
+
+  constructor(readonly data: ExternalDataWriter) {}
+
+  input(info: OnnxValueInfo): void {
+    this.#model.graph.input.push(info);
+  }
+
+  output(info: OnnxValueInfo): void {
+    this.#model.graph.output.push(info);
+  }
+
+  /** Adds a node whose outputs have the given names; "" leaves an optional input or output out. */
+  node(opType: string, name: string, input: string[], output: string[], options: NodeOptions = {}): void {
+    const attribute = Object.entries(options.attributes ?? {}).map(([key, value]) => makeAttribute(key, value));
+    this.#model.graph.node.push({ name, opType, domain: options.domain ?? "", input, output, attribute });
+  }
+
+  /** Adds a node of one output. @returns the output's name, `<name>/output_0` */
+  op(opType: string, name: string, input: string[], options?: NodeOptions): string {
+    const output = `${name}/output_0`;
+    this.node(opType, name, input, [output], options);
+    return output;
+  }
+
+  /** Adds a constant, once for each name. @returns `name` */
+  tensor(name: string, dataType: number, dims: number[], data: TensorData): string {
+    if (!this.#initializers.has(name)) this.#initializers.set(name, this.data.add(name, dataType, dims, data));
+    return name;
+  }
+
+  /** Adds a constant whose bytes are those of `of`, which must have been added. @returns `name` */
+  alias(name: string, of: string, dims: number[]): string {
+    const tensor = this.#initializers.get(of);
+    if (tensor === undefined) throw new RangeError(`Cannot alias ${of}: no such tensor was added`);
+    this.#initializers.set(name, aliasTensor(tensor, name, dims));
+    return name;
+  }
+
+  /** Adds an int64 constant: a scalar for a number, a vector for a list. @returns its name */
+  int64(value: number | number[]): string {
+    const values = Array.isArray(value) ? value : [value];
+    const label = Array.isArray(value) ? `[${value.join(", ")}]` : String(value);
+    const dims = Array.isArray(value) ? [value.length] : [];
+    return this.tensor(`/model/constants/INT64/${label}`, DataType.INT64, dims, BigInt64Array.from(values, BigInt));
+  }
+
+  /** Adds the constants of `matrix`, `qweight` with shape `[N, K/32, 32 * bits / 8]`. */
+  matrix(prefix: string, matrix: NBitsMatrix): MatrixNames {
+    const { bits, rows, qweight, scales, zeroPoints } = matrix;
+    const blocks = matrix.columns / BLOCK_SIZE;
+    const shape = [rows, blocks, BLOCK_SIZE * bits / 8];
+    return {
+      qweight: this.tensor(`${prefix}.qweight`, DataType.UINT8, shape, qweight),
+      scales: this.tensor(`${prefix}.scales`, DataType.FLOAT, [rows, blocks], scales),
+      zeroPoints: zeroPoints && this.tensor(`${prefix}.qzeros`, DataType.FLOAT, [rows, blocks], zeroPoints),
+    };
+  }
+
+  /**
+   * Adds `input` f32 `[..., K]` times the transposed matrix. Node and constants are named as onnxruntime-genai names
+   * them: `/model/layers.0/attn/o_proj/MatMulNBits` reads `model.layers.0.attn.o_proj.MatMulNBits.qweight`.
+   * @returns the output's name
+   */
+  matMul(path: string, input: string, matrix: NBitsMatrix): string {
+    const name = `${path}/MatMulNBits`;
+    const names = this.matrix(name.slice(1).replaceAll("/", "."), matrix);
+    const output = `${name}/output_0`;
+    this.matMulNode(name, input, names, output, matrix);
+    return output;
+  }
+
+  /** Adds the MatMulNBits node alone, over constants that are there. */
+  matMulNode(name: string, input: string, names: MatrixNames, output: string, matrix: NBitsMatrix): void {
+    const inputs = [input, names.qweight, names.scales];
+    if (names.zeroPoints !== undefined) inputs.push(names.zeroPoints);
+    this.node("MatMulNBits", name, inputs, [output], {
+      domain: "com.microsoft",
+      attributes: {
+        // 0 leaves activations in f32. The 4 of Microsoft's files lets a kernel round them to int8, which costs
+        // 1e-2 relative error and makes backends disagree: whoever wants it asks the runtime for it.
+        accuracy_level: 0,
+        bits: matrix.bits,
+        block_size: BLOCK_SIZE,
+        K: matrix.columns,
+        N: matrix.rows,
+      },
+    });
+  }
+
+  /** The bytes of the `.onnx` file; the constants' bytes are in {@linkcode data}. */
+  encode(): Uint8Array {
+    this.#model.graph.initializer = [...this.#initializers.values()];
+    return encodeModel(this.#model);
+  }
+}
+
+function makeAttribute(name: string, value: AttributeValue): OnnxAttribute {
+  if (typeof value === "object") return value;
+  return typeof value === "string" ? stringAttribute(name, value) : intAttribute(name, value);
+}
+
+/** A float attribute for {@linkcode OnnxBuilder.node}, which takes plain numbers for integers. */
+export function float(name: string, value: number): Record<string, OnnxAttribute> {
+  return { [name]: floatAttribute(name, value) };
+}
