@@ -1,0 +1,94 @@
+import { Worker } from "node:worker_threads";
+import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../../errors.ts";
+import type { RowResult } from "../backend.ts";
+import type { SessionRow } from "./ort_session.ts";
+import type { LoadOptions, Reply, Request } from "./protocol.ts";
+
+const ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
+  ModelFileError,
+  OutOfMemoryError,
+  BackendUnavailableError,
+  RangeError,
+};
+
+/** This side of the inference thread: one request in flight at a time. Ends with `terminate()`. */
+export class InferenceThread {
+  readonly #worker: Worker;
+  #waiting: { resolve(reply: Reply): void; reject(error: Error): void } | undefined;
+  #dead: Error | undefined;
+
+  private constructor(worker: Worker, onProgress: LoadProgress | undefined) {
+    this.#worker = worker;
+    worker.on("message", (reply: Reply) => {
+      if (reply.type === "progress") onProgress?.(reply.step, reply.fraction);
+      else this.#settle(reply);
+    });
+    worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));
+    worker.on("exit", (code) => this.#die(`it ended with exit code ${code}`));
+  }
+
+  /** Starts the thread and loads the model in it. @throws what loading throws */
+  static async start(options: LoadOptions, onProgress?: LoadProgress) {
+    const worker = new Worker(new URL("./inference_worker.ts", import.meta.url), { workerData: options });
+    const thread = new InferenceThread(worker, onProgress);
+    try {
+      const reply = await thread.#reply();
+      if (reply.type !== "ready") throw errorOf(reply);
+      return { thread, session: reply.session, detail: reply.detail, heapBytes: reply.heapBytes };
+    } catch (error) {
+      await thread.terminate();
+      throw error;
+    }
+  }
+
+  /**
+   * Runs a row. The caller sees to it that only one is running.
+   * @throws {BackendUnavailableError} when the thread died
+   */
+  async run(row: SessionRow): Promise<RowResult> {
+    if (this.#dead) throw this.#dead;
+    const reply = this.#reply();
+    this.#post({ type: "run", row });
+    const answer = await reply;
+    if (answer.type !== "result") throw errorOf(answer);
+    return answer.result;
+  }
+
+  /** Gives a cache back; the thread gets to it after the pass in flight. */
+  free(cacheId: number): void {
+    if (!this.#dead) this.#post({ type: "free", cacheId });
+  }
+
+  async terminate(): Promise<void> {
+    this.#die("the backend was closed");
+    await this.#worker.terminate();
+  }
+
+  #post(request: Request): void {
+    this.#worker.postMessage(request);
+  }
+
+  #reply(): Promise<Reply> {
+    return new Promise((resolve, reject) => this.#waiting = { resolve, reject });
+  }
+
+  #settle(reply: Reply): void {
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    waiting?.resolve(reply);
+  }
+
+  #die(why: string): void {
+    this.#dead ??= new BackendUnavailableError(`Cannot run the model: the inference thread is gone, ${why}`);
+    this.#waiting?.reject(this.#dead);
+    this.#waiting = undefined;
+  }
+}
+
+/** Called while a model loads, with what is being done and how far it is, 0 to 1. */
+export type LoadProgress = (step: string, fraction: number) => void;
+
+function errorOf(reply: Reply): Error {
+  if (reply.type !== "error") return new Error(`Cannot read the inference thread's reply: it is "${reply.type}"`);
+  return new (ERRORS[reply.name] ?? Error)(reply.message);
+}

@@ -1,0 +1,30 @@
+import type { LogitsWanted, RowResult } from "../backend.ts";
+
+/** One row of a forward pass, as a session runs it. */
+export interface SessionRow {
+  /** KV to read and append to; absent for a row without a cache. */
+  cacheId: number | undefined;
+  /** Tokens of the cache that count; what it holds beyond them is overwritten. */
+  start: number;
+  tokenIds: readonly number[];
+  logits: LogitsWanted;
+  hiddenStates: boolean;
+}
+
+/** A model loaded into onnxruntime, with the KV caches that belong to it. Lives in the inference thread. */
+export interface OrtSession {
+  /** How KV is kept, for people. */
+  readonly detail: string;
+  /** Bytes of WASM memory, weights and KV; 0 where that cannot be told. */
+  readonly heapBytes: number;
+  /** @throws {OutOfMemoryError} when KV memory runs out; the cache keeps its earlier tokens */
+  run(row: SessionRow): Promise<RowResult>;
+  /** Gives a cache's memory back; nothing happens when there is none. */
+  freeCache(cacheId: number): void;
+}
+
+/** Which positions of a row get logits. */
+export function logitsPositions(wanted: LogitsWanted, tokens: number): number[] {
+  if (wanted === "none") return [];
+  return wanted === "last" ? [tokens - 1] : Array.from({ length: tokens }, (_, i) => i);
+}

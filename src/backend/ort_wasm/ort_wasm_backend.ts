@@ -1,0 +1,163 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
+import type { KvCache } from "../../kv/kv_cache.ts";
+import { kvCapacity } from "../../kv/kv_capacity.ts";
+import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
+import { decodeModel } from "../../model/onnx_proto.ts";
+import type { Backend, BackendInfo, ForwardOptions, ForwardRow, RowResult } from "../backend.ts";
+import { weightBytes, type WeightForm } from "./graph_rewrite.ts";
+import { InferenceThread, type LoadProgress } from "./inference_thread.ts";
+import type { SessionKind } from "./protocol.ts";
+import { RemoteKvCache } from "./remote_kv_cache.ts";
+
+/** Options of {@linkcode createOrtWasmBackend}. */
+export interface OrtWasmOptions {
+  /** The model folder; the graph is `onnx/model_q4.onnx` in it. */
+  modelDir: string;
+  config: ModelConfig;
+  threads: number;
+  /** Memory that loading may take, in bytes. */
+  memoryBudgetBytes: number;
+  /** How to hold weights; `"auto"` takes f32 where the budget allows. @default "auto" */
+  weights?: WeightForm | "auto";
+  /** How to keep KV; `"auto"` takes the heap where this onnxruntime-web allows. @default "auto" */
+  session?: SessionKind | "auto";
+  onProgress?: LoadProgress;
+}
+
+const ONNXRUNTIME_WEB = "1.30.0";
+const GIB = 2 ** 30;
+/** Runtime, graph and what a pass needs beside weights and KV; 110 MiB were measured on the bundled model. */
+const OVERHEAD_BYTES = 160 * 2 ** 20;
+
+/**
+ * Loads a model into onnxruntime-web on a thread of its own.
+ * @throws {ModelFileError} when the model's files are damaged or of another kind
+ * @throws {OutOfMemoryError} before loading, when the weights fit in no form
+ */
+export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Backend> {
+  const { modelDir, config, threads } = options;
+  const onnxPath = join(modelDir, "onnx", "model_q4.onnx");
+  const weights = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
+  const { thread, session, detail } = await InferenceThread.start(
+    { onnxPath, config, threads, weights, session: options.session ?? "auto" },
+    options.onProgress,
+  );
+  const info: BackendInfo = {
+    name: "ort-wasm",
+    threads,
+    // Heap and API sessions run the same kernels on the same numbers.
+    variant: `ort-wasm-${ONNXRUNTIME_WEB}/${weights}`,
+    detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${
+      weights === "f32" ? "weights expanded to f32 at load" : "the file's int4 weights"
+    }, ${detail}`,
+  };
+  return new OrtWasmBackend(thread, config, info, session);
+}
+
+class OrtWasmBackend implements Backend {
+  #lastCacheId = 0;
+  /** Settles when the pass in flight and all that wait for it are done. */
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    readonly thread: InferenceThread,
+    readonly config: ModelConfig,
+    readonly info: BackendInfo,
+    readonly session: SessionKind,
+  ) {}
+
+  createKvCache(): KvCache {
+    return new RemoteKvCache(++this.#lastCacheId, {
+      kvBytes: (tokens) => this.kvBytes(tokens),
+      free: (id) => this.thread.free(id),
+    });
+  }
+
+  kvBytes(tokens: number): number {
+    const held = this.session === "heap" ? kvCapacity(tokens, this.config.contextLength) : tokens;
+    return held * kvBytesPerToken(this.config);
+  }
+
+  async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
+    for (const row of rows) this.#check(row);
+    const results = this.#tail.then(() => this.#runAll(rows, signal));
+    this.#tail = results.catch(() => {});
+    return await results;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.thread.terminate();
+  }
+
+  async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {
+    const results: RowResult[] = [];
+    for (const row of rows) {
+      signal?.throwIfAborted();
+      results.push(await this.#run(row));
+    }
+    return results;
+  }
+
+  async #run({ cache, tokenIds, logits = "last", hiddenStates = false }: ForwardRow): Promise<RowResult> {
+    const kv = cache as RemoteKvCache | undefined;
+    // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
+    kv?.assertUsable();
+    this.#checkContext(kv, tokenIds.length);
+    const ids = Array.from(tokenIds);
+    const row = { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: ids, logits, hiddenStates };
+    const result = await this.thread.run(row);
+    kv?.append(ids.length);
+    return result;
+  }
+
+  #check({ cache, tokenIds }: ForwardRow): void {
+    if (cache !== undefined && !(cache instanceof RemoteKvCache)) {
+      throw new TypeError("Cannot run a pass: the KV cache is another backend's");
+    }
+    if (tokenIds.length === 0) throw new RangeError("Cannot run a pass: a row has no tokens, wanted at least one");
+    const { vocabSize } = this.config;
+    for (const id of Array.from(tokenIds)) {
+      if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) {
+        throw new RangeError(`Cannot run a pass: token id ${id}, wanted 0 to ${vocabSize - 1}`);
+      }
+    }
+    cache?.assertUsable();
+    this.#checkContext(cache, tokenIds.length);
+  }
+
+  #checkContext(cache: RemoteKvCache | undefined, tokens: number): void {
+    const total = (cache?.length ?? 0) + tokens;
+    if (total <= this.config.contextLength) return;
+    throw new RangeError(`Cannot run a pass: ${total} tokens, the context holds ${this.config.contextLength}`);
+  }
+}
+
+/**
+ * f32 where it fits: 7 to 11 times faster at one token. Loading holds the weights twice, here and in the heap, and
+ * onnxruntime packs f32 matrices into a copy of its own.
+ */
+function chooseWeights(onnxPath: string, wanted: WeightForm | "auto", budget: number): WeightForm {
+  let graph: Uint8Array;
+  try {
+    graph = readFileSync(onnxPath);
+  } catch (cause) {
+    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
+  }
+  const bytes = weightBytes(decodeModel(graph));
+  const needed: Record<WeightForm, number> = {
+    f32: 3 * bytes.f32 + OVERHEAD_BYTES,
+    int4: 2 * bytes.int4 + OVERHEAD_BYTES,
+  };
+  const heap: Record<WeightForm, number> = { f32: 2 * bytes.f32, int4: bytes.int4 };
+  const fits = (form: WeightForm) => needed[form] <= budget && heap[form] + OVERHEAD_BYTES < 3.5 * GIB;
+  const form = wanted === "auto" ? (fits("f32") ? "f32" : "int4") : wanted;
+  if (fits(form)) return form;
+  throw new OutOfMemoryError(
+    `Cannot load the model: its weights as ${form} take ${gib(needed[form])} while loading, ` +
+      `${gib(budget)} may be used and a WASM heap ends at 4 GiB`,
+  );
+}
+
+const gib = (bytes: number) => `${(bytes / GIB).toFixed(1)} GiB`;

@@ -1,0 +1,85 @@
+import { readFile, stat } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import { ModelFileError } from "../errors.ts";
+import { type ModelConfig, parseModelConfig } from "./model_config.ts";
+
+/** A model folder in the Hugging Face layout, its small files read. The weights stay on disk. */
+export interface ModelFolder {
+  /** Absolute path. */
+  path: string;
+  /** What the API calls the model: the folder's name. */
+  id: string;
+  config: ModelConfig;
+  /** Parsed `generation_config.json`; `{}` when there is none. */
+  generationConfig: Record<string, unknown>;
+  /** Parsed `tokenizer.json` and `tokenizer_config.json`. */
+  tokenizerJson: unknown;
+  tokenizerConfig: unknown;
+}
+
+/** The model that comes with the repository. */
+export const BUNDLED_MODEL = "smollm2-135m-instruct";
+
+const modelsDir = resolve(import.meta.dirname!, "..", "..", "models");
+
+/**
+ * Finds a model by name under `models/` or by path.
+ * @throws {ModelFileError} when neither is a folder
+ */
+export async function resolveModelPath(nameOrPath: string = BUNDLED_MODEL): Promise<string> {
+  const candidates = [...(/^[\w.-]+$/.test(nameOrPath) ? [join(modelsDir, nameOrPath)] : []), resolve(nameOrPath)];
+  for (const path of candidates) {
+    if ((await stat(path).catch(() => undefined))?.isDirectory()) return path;
+  }
+  throw new ModelFileError(
+    `Cannot find model "${nameOrPath}": wanted a folder at ${candidates.join(" or ")}; ` +
+      `the bundled model is "${BUNDLED_MODEL}"`,
+  );
+}
+
+/**
+ * Reads the configuration and tokenizer files of a model folder.
+ * @throws {ModelFileError} naming the file that is missing, unreadable or wrong
+ */
+export async function readModelFolder(path: string): Promise<ModelFolder> {
+  const [config, generationConfig, tokenizerJson, tokenizerConfig] = await Promise.all([
+    readJson(path, "config.json"),
+    readJson(path, "generation_config.json", {}),
+    readJson(path, "tokenizer.json"),
+    readJson(path, "tokenizer_config.json"),
+  ]);
+  return {
+    path,
+    id: basename(path),
+    config: parseModelConfig(config),
+    generationConfig: generationConfig as Record<string, unknown>,
+    tokenizerJson,
+    tokenizerConfig,
+  };
+}
+
+async function readJson(folder: string, name: string, whenMissing?: unknown): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(join(folder, name), "utf8");
+  } catch (cause) {
+    const missing = (cause as { code?: string }).code === "ENOENT";
+    if (missing && whenMissing !== undefined) return whenMissing;
+    throw new ModelFileError(`Cannot read ${name} of model folder ${folder}: ${missing ? "no such file" : cause}`, {
+      cause,
+    });
+  }
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new ModelFileError(`Cannot read ${join(folder, name)}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** End tokens of `generation_config.json`, which may be one id or several. */
+export function stopTokenIds(folder: ModelFolder, eosTokenId: number | undefined): ReadonlySet<number> {
+  const declared = folder.generationConfig.eos_token_id;
+  const ids = Array.isArray(declared) ? declared : [declared];
+  const valid = ids.filter((id): id is number => Number.isInteger(id) && id >= 0 && id < folder.config.vocabSize);
+  return new Set(valid.length > 0 || eosTokenId === undefined ? valid : [eosTokenId]);
+}
