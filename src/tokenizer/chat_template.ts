@@ -1,0 +1,128 @@
+import { Template } from "@huggingface/jinja";
+import { z } from "zod";
+import { InvalidRequestError, ModelFileError } from "../errors.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** One message of a conversation. */
+export interface ChatMessage {
+  /** Usually `system`, `user` or `assistant`; the template decides. */
+  role: string;
+  content: string;
+}
+
+/** Options of {@linkcode ChatTemplate.encode}. */
+export interface ChatTemplateOptions {
+  /** End with the words that make the model answer. @default true */
+  addGenerationPrompt?: boolean;
+  /**
+   * Ids to use for a message's content instead of encoding its text, by message index: an answer keeps the ids it
+   * was sampled with, which are not always those its text would be cut into.
+   */
+  replyIds?: ReadonlyMap<number, readonly number[]>;
+}
+
+const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
+const schema = z.looseObject({ chat_template: z.string(), bos_token: named, eos_token: named });
+
+// What must pass through a template unseen travels as OPEN + name + CLOSE. U+FDD0 and U+FDD1 are Unicode
+// noncharacters, "intended for process-internal uses"; one that comes in a message is itself escaped.
+const OPEN = "\u{FDD0}";
+const CLOSE = "\u{FDD1}";
+const ESCAPED = new RegExp(`${OPEN}([a-z]\\d*)${CLOSE}`);
+
+/**
+ * The model's own Jinja template: messages to the token ids of a prompt. Control tokens that the template writes
+ * are tokens; the same words in a message stay text.
+ */
+export class ChatTemplate {
+  readonly #template: Template;
+  readonly #variables: Record<string, string>;
+  readonly #tokenizer: Tokenizer;
+
+  /**
+   * @param tokenizerConfig parsed `tokenizer_config.json`
+   * @throws {ModelFileError} when it has no template, or one that can't be parsed
+   */
+  static fromConfig(tokenizerConfig: unknown, tokenizer: Tokenizer): ChatTemplate {
+    return new ChatTemplate(tokenizerConfig, tokenizer);
+  }
+
+  private constructor(tokenizerConfig: unknown, tokenizer: Tokenizer) {
+    const parsed = schema.safeParse(tokenizerConfig);
+    if (!parsed.success) {
+      throw new ModelFileError(
+        "Cannot format messages: tokenizer_config.json has no chat_template; send a prompt instead",
+        { cause: parsed.error },
+      );
+    }
+    try {
+      this.#template = new Template(parsed.data.chat_template);
+    } catch (cause) {
+      throw new ModelFileError(`Cannot use chat_template: ${(cause as Error).message}`, { cause });
+    }
+    this.#variables = { bos_token: parsed.data.bos_token ?? "", eos_token: parsed.data.eos_token ?? "" };
+    this.#tokenizer = tokenizer;
+  }
+
+  /**
+   * The prompt as text, to look at: control tokens in a message can't be told from the template's here.
+   * @throws {InvalidRequestError} when the template refuses the messages
+   */
+  renderText(messages: readonly ChatMessage[], options: Pick<ChatTemplateOptions, "addGenerationPrompt"> = {}): string {
+    try {
+      return this.#template.render({
+        ...this.#variables,
+        messages: messages.map(({ role, content }) => ({ role, content })),
+        add_generation_prompt: options.addGenerationPrompt ?? true,
+      });
+    } catch (cause) {
+      throw new InvalidRequestError(`Cannot format messages: ${(cause as Error).message}`, "messages", null, { cause });
+    }
+  }
+
+  /**
+   * Token ids of the prompt.
+   * @throws {InvalidRequestError} when the template refuses the messages
+   */
+  encode(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): number[] {
+    const escaped = messages.map(({ role, content }, index) => ({
+      role: this.#escape(role),
+      content: options.replyIds?.has(index) ? `${OPEN}r${index}${CLOSE}` : this.#escape(content),
+    }));
+    const rendered = this.renderText(escaped, options);
+    return this.#tokenizer.splitSpecialTokens(rendered).flatMap((part) =>
+      typeof part === "number" ? [part] : this.#encodeText(part, options.replyIds)
+    );
+  }
+
+  #encodeText(part: string, replyIds: ChatTemplateOptions["replyIds"]): number[] {
+    const ids: number[] = [];
+    let text = "";
+    const endText = () => {
+      for (const id of this.#tokenizer.encode(text)) ids.push(id);
+      text = "";
+    };
+    // split() with a group: plain text at even places, escaped names at odd ones.
+    part.split(ESCAPED).forEach((piece, i) => {
+      const reply = i % 2 && piece[0] === "r" ? replyIds?.get(Number(piece.slice(1))) : undefined;
+      if (reply) {
+        endText();
+        for (const id of reply) ids.push(id);
+      } else text += i % 2 ? this.#unescape(piece) : piece;
+    });
+    endText();
+    return ids;
+  }
+
+  #escape(text: string): string {
+    let escaped = text.replaceAll(OPEN, `${OPEN}o${CLOSE}`);
+    this.#tokenizer.specialTokens.forEach((token, i) => {
+      escaped = escaped.replaceAll(token, `${OPEN}s${i}${CLOSE}`);
+    });
+    return escaped;
+  }
+
+  #unescape(name: string): string {
+    return name === "o" ? OPEN : this.#tokenizer.specialTokens[Number(name.slice(1))]!;
+  }
+}
