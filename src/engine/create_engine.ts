@@ -1,0 +1,50 @@
+import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
+import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
+import { readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { Engine, type EngineOptions } from "./engine.ts";
+
+/** Options of {@linkcode createEngine}. */
+export interface CreateEngineOptions extends Partial<EngineOptions> {
+  /** A folder under `models/`, or a path to a model folder. @default the bundled model */
+  model?: string;
+  /** @default "auto" */
+  backend?: BackendChoice;
+  /** Threads of a forward pass. @default the CPU quota of this process */
+  threads?: number;
+  /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
+  memoryBudgetBytes?: number;
+  /** Called with what is being done and how far it is, 0 to 1. */
+  onProgress?: (step: string, fraction: number) => void;
+}
+
+/**
+ * Loads a model and starts a backend for it. The caller disposes the engine.
+ * @throws {ModelFileError} when the model folder is missing, incomplete or of another kind
+ * @throws {OutOfMemoryError} when the weights do not fit, before they are loaded
+ * @throws {BackendUnavailableError} when no backend, or not the one asked for, can run here
+ */
+export async function createEngine(options: CreateEngineOptions = {}): Promise<Engine> {
+  const model = await readModelFolder(await resolveModelPath(options.model));
+  const freeBytes = availableMemoryBytes();
+  const backend = await selectBackend(options.backend ?? "auto", {
+    model,
+    threads: options.threads ?? availableCpus(),
+    memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
+    onProgress: options.onProgress,
+  });
+  try {
+    return new Engine(model, backend, {
+      kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(freeBytes),
+      sessionTtlMs: options.sessionTtlMs,
+      prefillChunk: options.prefillChunk,
+    });
+  } catch (error) {
+    await backend[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** A fifth of what is free, and never so much that KV and weights outgrow a 4 GiB WASM heap. */
+function defaultKvBudgetBytes(freeBytes: number): number {
+  return Math.min(1.5 * 2 ** 30, Math.max(64 * 2 ** 20, freeBytes * 0.2));
+}

@@ -1,0 +1,88 @@
+import type { SamplingParams } from "../sampling/sampling_params.ts";
+import type { ChatMessage } from "../tokenizer/chat_template.ts";
+
+/** Tokens generated when a request does not say, as far as the context allows. */
+export const DEFAULT_MAX_TOKENS = 512;
+
+/** Stop strings a request may carry. OpenAI allows 4; nothing here depends on so few. */
+export const MAX_STOP_STRINGS = 16;
+
+/** What to continue: exactly one of the three. */
+export type Prompt =
+  /** A conversation, rendered by the model's chat template. Control tokens spelled in it stay text. */
+  | { messages: readonly ChatMessage[] }
+  /** Text to continue as it stands. Control tokens spelled in it stay text. */
+  | { text: string }
+  /** Token ids to continue as they stand. */
+  | { ids: readonly number[] };
+
+/** One call for tokens. */
+export interface GenerateRequest {
+  prompt: Prompt;
+  /** Most tokens to generate; 0 only fills the cache. @default DEFAULT_MAX_TOKENS, less where the context ends */
+  maxTokens?: number;
+  /** How to choose tokens. @default greedy */
+  sampling?: Partial<SamplingParams>;
+  /** Text that ends the answer; it is not part of it. @default [] */
+  stop?: readonly string[];
+  /** Go on past the model's end tokens, up to `maxTokens`. @default false */
+  ignoreEos?: boolean;
+  /** The conversation whose KV to use and keep. @default none: nothing outlives the call */
+  session?: SessionRef;
+  /** `false` recomputes the whole sequence for every token: to see what the KV cache is for. @default true */
+  useCache?: boolean;
+  /** `"off"` neither reads nor keeps KV of earlier calls. @default "on" */
+  cache?: "on" | "off";
+  /** Leave control tokens out of the answer's text. @default true */
+  skipSpecialTokens?: boolean;
+}
+
+/** Names a session and says how long it lives after this turn. */
+export interface SessionRef {
+  id: string;
+  /** Lifetime after the turn, in milliseconds. @default the engine's */
+  ttlMs?: number;
+}
+
+/** Why an answer ended: an end token or stop string, or the token limit. */
+export type FinishReason = "stop" | "length";
+
+/** Token counts of one answer. */
+export interface Usage {
+  promptTokens: number;
+  /** Prompt tokens whose KV was there already. */
+  cachedTokens: number;
+  completionTokens: number;
+}
+
+/** Where the time of one answer went, in milliseconds. */
+export interface Timings {
+  /** From the call to the first token. */
+  ttftMs: number;
+  /** Forward passes over the prompt, waiting for other requests included. */
+  prefillMs: number;
+  /** From the first token to the end. */
+  decodeMs: number;
+}
+
+/** A token as soon as it is sampled. */
+export interface TokenEvent {
+  type: "token";
+  id: number;
+  /** Text that is now complete; `""` while a character or a possible stop string is unfinished. */
+  text: string;
+  /** Natural logarithm of the probability that the token was drawn with. */
+  logprob: number;
+}
+
+/** The last event of an answer. */
+export interface EndEvent {
+  type: "end";
+  /** Text that was held back until now. */
+  text: string;
+  finishReason: FinishReason;
+  usage: Usage;
+  timings: Timings;
+}
+
+export type GenerateEvent = TokenEvent | EndEvent;

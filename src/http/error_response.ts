@@ -1,0 +1,92 @@
+import { HTTPException } from "hono/http-exception";
+import {
+  BackendUnavailableError,
+  ContextOverflowError,
+  InvalidRequestError,
+  ModelNotFoundError,
+  OutOfMemoryError,
+  SessionBusyError,
+} from "../errors.ts";
+
+/** The error body of OpenAI's API. Fields beyond the four are ours. */
+export interface ErrorBody {
+  error: {
+    message: string;
+    type: string;
+    param: string | null;
+    code: string | null;
+    [extra: string]: unknown;
+  };
+}
+
+/** Seconds after which a client may come back when the server has no room or is not ready. */
+const RETRY_AFTER_S = 2;
+
+interface Described {
+  status: number;
+  body: ErrorBody;
+  headers: Record<string, string>;
+}
+
+/**
+ * The one place where errors become HTTP: status, OpenAI's error body, and retry headers.
+ * OpenAI's clients retry 409, 429 and 5xx by themselves unless `x-should-retry` says otherwise.
+ */
+export function describeError(error: unknown): Described {
+  const body = (type: string, code: string | null, param: string | null = null, extra: object = {}): ErrorBody => ({
+    error: { message: error instanceof Error ? error.message : String(error), type, param, code, ...extra },
+  });
+  const retry = { "retry-after": `${RETRY_AFTER_S}`, "retry-after-ms": `${RETRY_AFTER_S * 1000}` };
+
+  if (error instanceof InvalidRequestError) {
+    return { status: 400, body: body("invalid_request_error", error.code, error.param), headers: {} };
+  }
+  if (error instanceof ContextOverflowError) {
+    const { promptTokens, maxTokens, contextLength } = error.counts;
+    const counts = {
+      prompt_tokens: promptTokens,
+      max_tokens: maxTokens ?? null,
+      context_length: contextLength,
+      max_tokens_left: Math.max(0, contextLength - promptTokens),
+    };
+    return {
+      status: 400,
+      body: body("invalid_request_error", "context_length_exceeded", "messages", counts),
+      headers: {},
+    };
+  }
+  if (error instanceof ModelNotFoundError) {
+    return { status: 404, body: body("invalid_request_error", "model_not_found", "model"), headers: {} };
+  }
+  if (error instanceof SessionBusyError) {
+    return {
+      status: 409,
+      body: body("conflict_error", "session_busy", "session"),
+      headers: { "x-should-retry": "false" },
+    };
+  }
+  if (error instanceof OutOfMemoryError) {
+    return { status: 503, body: body("server_error", "out_of_memory"), headers: retry };
+  }
+  if (error instanceof BackendUnavailableError) {
+    return { status: 503, body: body("server_error", "unavailable"), headers: retry };
+  }
+  if (error instanceof HTTPException) {
+    const type = error.status < 500 ? "invalid_request_error" : "server_error";
+    return { status: error.status, body: body(type, null), headers: {} };
+  }
+  // Anything else is a bug: its text may hold paths or data, so the client gets none of it.
+  const hidden = {
+    error: { message: "Internal error; the server's log has it", type: "server_error", param: null, code: null },
+  };
+  return { status: 500, body: hidden, headers: {} };
+}
+
+/** The response for an error that was thrown before one was begun. */
+export function errorResponse(error: unknown): Response {
+  // A middleware that brought its own response, such as Hono's bearerAuth, has said it all.
+  if (error instanceof HTTPException && error.res) return error.getResponse();
+  const { status, body, headers } = describeError(error);
+  if (status === 500) console.error(error);
+  return Response.json(body, { status, headers });
+}

@@ -1,0 +1,13 @@
+import { Hono } from "hono";
+import type { Service } from "./service.ts";
+
+/** `GET /livez`: the process answers. `GET /readyz`: it can serve requests, or 503 with the reason. */
+export function healthRoute(service: Service): Hono {
+  return new Hono()
+    .get("/livez", (c) => c.json({ status: "ok" }))
+    .get("/readyz", (c) => {
+      const reason = service.notReady;
+      if (reason) return c.json({ status: "unavailable", reason }, 503, { "retry-after": "1" });
+      return c.json({ status: "ok", sessions: service.engine.sessions.stats() });
+    });
+}

@@ -1,0 +1,18 @@
+/**
+ * Hearth as a library: an engine in this process, transformers.js's `pipeline`, and the HTTP app for any
+ * listener or serverless handler.
+ *
+ * @module
+ */
+export type { Backend, BackendInfo, ForwardRow, RowResult } from "./backend/backend.ts";
+export { createEngine, type CreateEngineOptions } from "./engine/create_engine.ts";
+export { Engine, type EngineOptions } from "./engine/engine.ts";
+export type * from "./engine/generate_request.ts";
+export { Generation } from "./engine/generation.ts";
+export { pipeline, type TextGenerationOptions, type TextGenerationPipeline } from "./engine/pipeline.ts";
+export { type Streamer, TextStreamer, type TextStreamerOptions } from "./engine/text_streamer.ts";
+export * from "./errors.ts";
+export { type AppOptions, createApp } from "./http/app.ts";
+export type { SamplingParams } from "./sampling/sampling_params.ts";
+export type { ChatMessage } from "./tokenizer/chat_template.ts";
+export { Tokenizer } from "./tokenizer/tokenizer.ts";

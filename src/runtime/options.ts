@@ -1,0 +1,50 @@
+import { z } from "zod";
+import type { BackendChoice } from "../backend/select_backend.ts";
+
+/** What the environment can set. */
+export interface ServerOptions {
+  host: string;
+  port: number;
+  /** @default the CPU quota */
+  threads: number | undefined;
+  /** Folder under `models/` or path. @default the bundled model */
+  model: string | undefined;
+  backend: BackendChoice;
+  apiKey: string | undefined;
+}
+
+const text = z.string().trim().transform((value) => value || undefined).optional();
+const integer = (min: number, max: number) =>
+  z.coerce.number(`wanted an integer from ${min} to ${max}`).int().min(min).max(max);
+const environment = z.object({
+  HOST: text.default("127.0.0.1"),
+  PORT: integer(0, 65535).default(8787),
+  THREADS: integer(1, 64).optional(),
+  MODEL: text,
+  BACKEND: z.enum(["auto", "ort-wasm"]).default("auto"),
+  API_KEY: text,
+});
+
+/**
+ * Reads `PORT HOST THREADS MODEL BACKEND API_KEY`. An empty variable counts as absent.
+ * @throws {RangeError} one sentence that names the variable
+ */
+export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
+  const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value?.trim()));
+  const parsed = environment.safeParse(present);
+  if (!parsed.success) {
+    const { path, message } = parsed.error.issues[0]!;
+    const name = String(path[0]);
+    throw new RangeError(`Cannot use ${name}="${present[name]}": ${message}`);
+  }
+  const { HOST, PORT, THREADS, MODEL, BACKEND, API_KEY } = parsed.data;
+  if (!API_KEY && !isLoopback(HOST!)) {
+    throw new RangeError(
+      `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
+        `set API_KEY, or leave HOST at 127.0.0.1`,
+    );
+  }
+  return { host: HOST!, port: PORT, threads: THREADS, model: MODEL, backend: BACKEND, apiKey: API_KEY };
+}
+
+const isLoopback = (host: string) => host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { parseEnvironment } from "../../src/runtime/options.ts";
+
+test("parseEnvironment() listens on loopback:8787 by default", () => {
+  assert.deepEqual(parseEnvironment({ PATH: "/bin" }), {
+    host: "127.0.0.1",
+    port: 8787,
+    threads: undefined,
+    model: undefined,
+    backend: "auto",
+    apiKey: undefined,
+  });
+});
+
+test("parseEnvironment() takes an empty variable as absent", () => {
+  assert.equal(parseEnvironment({ PORT: "", THREADS: " ", HOST: "" }).port, 8787);
+});
+
+test("parseEnvironment() refuses an open host without a key", () => {
+  for (const HOST of ["0.0.0.0", "::", "192.168.1.5", "example.org", "127.0.0.1.example.org"]) {
+    assert.throws(() => parseEnvironment({ HOST }), /without a key/, HOST);
+    assert.equal(parseEnvironment({ HOST, API_KEY: "k" }).host, HOST);
+  }
+  for (const HOST of ["localhost", "127.0.0.2", "::1"]) assert.equal(parseEnvironment({ HOST }).host, HOST);
+});
+
+test("parseEnvironment() names the variable that is wrong", () => {
+  assert.throws(() => parseEnvironment({ PORT: "http" }), /PORT="http"/);
+  assert.throws(() => parseEnvironment({ THREADS: "0" }), /THREADS="0"/);
+  assert.throws(() => parseEnvironment({ BACKEND: "cuda" }), /BACKEND="cuda"/);
+});
