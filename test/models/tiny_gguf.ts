@@ -15,8 +15,8 @@ export const TINY = {
   epsilon: 1e-5,
 } as const;
 
-/** A Llama GGUF of seeded random weights, as if read from a file. */
-export function tinyGguf(): GgufSource {
+/** A Llama GGUF of seeded random weights, as if read from a file. @param context tokens that its context holds */
+export function tinyGguf(context: number = TINY.context): GgufSource {
   const { hidden, intermediate, kvHeads, headDim, vocab } = TINY;
   const tensors = new Map<string, GgufTensor>();
   tensors.set("token_embd.weight", q8([vocab, hidden], 1));
@@ -34,10 +34,10 @@ export function tinyGguf(): GgufSource {
     tensors.set(`${prefix}.ffn_up.weight`, q4([intermediate, hidden], seed + 7));
     tensors.set(`${prefix}.ffn_down.weight`, q4([hidden, intermediate], seed + 8));
   }
-  return { metadata: metadata(), tensors };
+  return { metadata: metadata(context), tensors };
 }
 
-function metadata(): Map<string, unknown> {
+function metadata(context: number): Map<string, unknown> {
   const tokens = Array.from({ length: TINY.vocab }, (_, id) => id < 3 ? `<|${id}|>` : `t${id}`);
   return new Map<string, unknown>([
     ["general.architecture", "llama"],
@@ -49,7 +49,7 @@ function metadata(): Map<string, unknown> {
     ["llama.attention.layer_norm_rms_epsilon", Math.fround(TINY.epsilon)],
     ["llama.rope.dimension_count", TINY.headDim],
     ["llama.rope.freq_base", TINY.theta],
-    ["llama.context_length", TINY.context],
+    ["llama.context_length", context],
     ["llama.vocab_size", TINY.vocab],
     ["tokenizer.ggml.model", "gpt2"],
     ["tokenizer.ggml.pre", "smollm"],
