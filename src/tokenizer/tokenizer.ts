@@ -80,7 +80,7 @@ export class Tokenizer {
     }
     this.#added = new Map(json.added_tokens.map((token) => [token.id, token]));
     this.#special = new Map(special.map((token) => [token.content, token]));
-    this.specialTokens = [...this.#special.keys()].sort((a, b) => a.length - b.length);
+    this.specialTokens = [...this.#special.keys()].sort((a, b) => b.length - a.length);
     if (special.length > 0) this.#specialPattern = new RegExp(`(${this.specialTokens.map(escapeRegExp).join("|")})`);
     this.vocabSize = Math.max(-1, ...this.#added.keys(), vocabularyEnd(this.#parsing) - 1) + 1;
     this.bosTokenId = config.bos_token ? this.#parsing.token_to_id(config.bos_token) : undefined;
