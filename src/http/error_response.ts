@@ -75,6 +75,10 @@ export function describeError(error: unknown): Described {
     const type = error.status < 500 ? "invalid_request_error" : "server_error";
     return { status: error.status, body: body(type, null), headers: {} };
   }
+  if (error instanceof DOMException && error.name === "AbortError") {
+    // Nobody is left to read it; 499 is what nginx logs for a client that closed the connection.
+    return { status: 499, body: body("invalid_request_error", "client_closed_request"), headers: {} };
+  }
   // Anything else is a bug: its text may hold paths or data, so the client gets none of it.
   const hidden = {
     error: { message: "Internal error; the server's log has it", type: "server_error", param: null, code: null },
