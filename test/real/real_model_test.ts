@@ -1,0 +1,161 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { createEngine } from "../../src/engine/create_engine.ts";
+import type { Engine } from "../../src/engine/engine.ts";
+import type { GenerateRequest } from "../../src/engine/generate_request.ts";
+import { textGenerationPipeline } from "../../src/engine/pipeline.ts";
+import { TextStreamer } from "../../src/engine/text_streamer.ts";
+import {
+  compareDecoding,
+  completeGreedily,
+  forwardPass,
+  showArchitecture,
+  timeKvCache,
+} from "../../src/notebook/walk.ts";
+import type { ChatMessage } from "../../src/tokenizer/chat_template.ts";
+import { collect } from "../fakes/fake_engine.ts";
+
+const TOPICS = ["the sea", "a bicycle", "bread", "the moon", "a library", "rain", "an old clock", "honey bees"];
+const user = (content: string): ChatMessage => ({ role: "user", content });
+
+let engine: Engine;
+before(async () => void (engine = await createEngine()));
+after(async () => await engine[Symbol.asyncDispose]());
+
+const answer = (request: GenerateRequest) => collect(engine.generate(request));
+
+describe("the bundled model", () => {
+  test("knows the capital of France", async () => {
+    const { text, end } = await answer({ prompt: { messages: [user("What is the capital of France?")] } });
+    assert.equal(text, "The capital of France is Paris.");
+    assert.equal(end.finishReason, "stop");
+  });
+
+  test("gives the same tokens without a KV cache", async () => {
+    const request: GenerateRequest = {
+      prompt: { messages: [user("Tell me three facts about the sea.")] },
+      maxTokens: 24,
+    };
+    const cached = await answer(request);
+    assert.deepEqual((await answer({ ...request, useCache: false })).ids, cached.ids);
+    assert.equal(engine.sessions.stats().kvBytes, 0, "nothing stays behind without a session");
+  });
+
+  test("answers eight clients at once as it answers each alone", async () => {
+    const request = (topic: string, id?: string): GenerateRequest => ({
+      prompt: { messages: [user(`Write one sentence about ${topic}.`)] },
+      maxTokens: 16,
+      session: id === undefined ? undefined : { id },
+    });
+    const together = await Promise.all(TOPICS.map((topic) => answer(request(topic, topic))));
+    for (const [i, topic] of TOPICS.entries()) {
+      assert.deepEqual(together[i]!.ids, (await answer(request(topic))).ids, topic);
+    }
+    // And their second turns, each on its own KV.
+    const followUp = (i: number, id?: string): GenerateRequest => ({
+      prompt: {
+        messages: [
+          user(`Write one sentence about ${TOPICS[i]}.`),
+          { role: "assistant", content: together[i]!.text },
+          user("Now a shorter one."),
+        ],
+      },
+      maxTokens: 8,
+      session: id === undefined ? undefined : { id },
+    });
+    const second = await Promise.all(TOPICS.map((topic, i) => answer(followUp(i, topic))));
+    for (const i of TOPICS.keys()) {
+      assert.ok(second[i]!.end.usage.cachedTokens > 40);
+      if (i % 4 === 0) assert.deepEqual(second[i]!.ids, (await answer(followUp(i))).ids, TOPICS[i]);
+    }
+  });
+
+  test("a second turn over 1,000 tokens starts ten times sooner than without the session, with the same tokens", async () => {
+    const story = "The harbour was quiet that morning, and the boats lay still upon the grey water. ".repeat(62);
+    const messages = [user(`${story}What was quiet?`)];
+    const session = { id: "long" };
+    const first = await answer({ prompt: { messages }, maxTokens: 12, session });
+    assert.ok(first.end.usage.promptTokens >= 1000, `${first.end.usage.promptTokens} tokens`);
+    const next = { messages: [...messages, { role: "assistant", content: first.text }, user("And the boats?")] };
+    const warm = await answer({ prompt: next, maxTokens: 12, session });
+    const cold = await answer({ prompt: next, maxTokens: 12, session, cache: "off" });
+    assert.deepEqual(warm.ids, cold.ids);
+    assert.ok(warm.end.usage.cachedTokens >= 1000);
+    assert.equal(cold.end.usage.cachedTokens, 0);
+    const ratio = cold.end.timings.ttftMs / warm.end.timings.ttftMs;
+    console.log(
+      `TTFT over ${warm.end.usage.promptTokens} tokens: ${cold.end.timings.ttftMs.toFixed(0)} ms cold, ` +
+        `${warm.end.timings.ttftMs.toFixed(0)} ms warm, ${ratio.toFixed(1)}x`,
+    );
+    assert.ok(ratio >= 10, `${ratio}x`);
+  });
+});
+
+describe("pipeline()", () => {
+  test("takes transformers.js's arguments and gives its shapes", async () => {
+    const generator = textGenerationPipeline(engine);
+    const prompt = "The capital of France is";
+    const options = { max_new_tokens: 5, do_sample: false };
+    const [full] = await generator(prompt, options);
+    const [tail] = await generator(prompt, { ...options, return_full_text: false });
+    assert.equal(full!.generated_text, prompt + tail!.generated_text);
+    const [chat] = await generator([user("Say hello.")], options);
+    assert.deepEqual(chat!.generated_text.map(({ role }) => role), ["user", "assistant"]);
+    const batch = await generator([prompt, "One, two,"], options);
+    assert.deepEqual(batch[0], [full]);
+    assert.equal(batch.length, 2);
+  });
+
+  test("streams what it returns", async () => {
+    const generator = textGenerationPipeline(engine);
+    let streamed = "";
+    const streamer = new TextStreamer(generator.tokenizer, {
+      skip_prompt: true,
+      callback_function: (text: string) => streamed += text,
+    });
+    const options = { max_new_tokens: 8, return_full_text: false, streamer };
+    const [output] = await generator("One, two, three,", options);
+    assert.equal(streamed, output!.generated_text);
+  });
+});
+
+describe("the notebook walk", () => {
+  const lines: string[] = [];
+  const print = (line: string) => lines.push(...line.split("\n"));
+  const printed = (pattern: RegExp) =>
+    assert.ok(lines.some((line) => pattern.test(line)), `${pattern}:\n${lines.join("\n")}`);
+
+  test("(a) prints the modules with their shapes", () => {
+    showArchitecture(engine, print);
+    printed(/^LlamaForCausalLM\(|^Phi3ForCausalLM\(/);
+    printed(/qkv_proj.*in=576, out=960/);
+    printed(/lm_head.*out=49152/);
+  });
+
+  test("(b) writes to Sarah", async () => {
+    const text = await completeGreedily(engine, print);
+    assert.ok(text.length > 100 && /sarah/i.test(text), text);
+  });
+
+  test("(c) goes from text to the next token", async () => {
+    const pass = await forwardPass(engine, print);
+    const n = pass.inputIds.length;
+    assert.deepEqual([pass.hiddenShape, pass.logitsShape], [[1, n, 576], [1, n, 49152]]);
+    assert.equal(pass.top.length, 5);
+    assert.equal(pass.top[0]!.text.trim(), "Paris");
+    const [best, ...rest] = pass.top.map(({ probability }) => probability);
+    assert.ok(rest.every((p, i) => p <= (i ? rest[i - 1]! : best!)) && best! < 1);
+  });
+
+  test("(d) greedy repeats itself, sampling does not", async () => {
+    const answers = await compareDecoding(engine, print);
+    assert.equal(answers["greedy"], answers["greedy again"]);
+    assert.ok(new Set(Object.values(answers)).size >= 3);
+  });
+
+  test("(e) the KV cache pays", async () => {
+    const { withCache, withoutCache } = await timeKvCache(engine, print, { tokens: 16, repeats: 2 });
+    assert.ok(withoutCache.meanMs > 2 * withCache.meanMs);
+    printed(/the text is the same/);
+  });
+});
