@@ -50,7 +50,7 @@ async function runSuite(runtime: "bun" | "deno", reports: string): Promise<Count
   const report = join(reports, `${runtime}.xml`);
   const code = runtime === "bun"
     // A property test or a model run may take longer than Bun's default of 5 s a test.
-    ? await run(process.execPath, [
+    ? await run(process.versions.bun ? process.execPath : bin("bun"), [
       "test",
       "--timeout=180000",
       "--reporter=junit",
