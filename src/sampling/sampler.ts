@@ -44,10 +44,15 @@ export class Sampler {
 
   #draw(logits: Float32Array): SampledToken {
     const { temperature, topK, topP, minP } = this.#params;
-    const max = logits[argmax(logits)]!;
+    const best = argmax(logits);
+    const max = logits[best]!;
     checkFinite(max);
-    // Relative to the largest, so that no temperature, however low, overflows f32.
-    for (let i = 0; i < logits.length; i++) logits[i] = (logits[i]! - max) / temperature;
+    for (let i = 0; i < logits.length; i++) {
+      // Relative to the largest, so that no temperature, however low, overflows f32.
+      const scaled = (logits[i]! - max) / temperature;
+      // NaN, of which this is false, has no chance.
+      logits[i] = scaled <= 0 ? scaled : -Infinity;
+    }
     const { ids, logTotal } = this.#candidates(logits, topK, topP, minP);
     let left = this.#random();
     for (const id of ids) {
@@ -55,10 +60,10 @@ export class Sampler {
       if (left < 0) return { id, logprob: logits[id]! - logTotal };
     }
     // Rounding left a little over: it belongs to the likeliest.
-    return { id: ids[0]!, logprob: logits[ids[0]!]! - logTotal };
+    return { id: best, logprob: logits[best]! - logTotal };
   }
 
-  /** Ids to draw from, best first, and the logarithm of the sum of their `exp(logit)`. */
+  /** Ids to draw from and the logarithm of the sum of their `exp(logit)`. */
   #candidates(logits: Float32Array, topK: number, topP: number, minP: number): { ids: Int32Array; logTotal: number } {
     const { length } = logits;
     const k = topK === 0 ? length : Math.min(topK, length);

@@ -1,4 +1,4 @@
-/** Index of the largest value; the first of equals. `NaN` is never it. */
+/** Index of the largest value; the first of equals. `NaN` counts as `-Infinity`. */
 export function argmax(values: Float32Array): number {
   let best = 0;
   let bestValue = -Infinity;
@@ -11,11 +11,16 @@ export function argmax(values: Float32Array): number {
   return best;
 }
 
-/** Natural logarithm of the sum of `exp(logits)`, without overflow. */
+/** Natural logarithm of the sum of `exp(logits)`, without overflow. `NaN` counts as `-Infinity`. */
 export function logSumExp(logits: Float32Array): number {
   const max = logits[argmax(logits)]!;
+  // Infinity less itself would be NaN.
+  if (!Number.isFinite(max)) return max === Infinity ? max : -Infinity;
   let sum = 0;
-  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i]! - max);
+  for (let i = 0; i < logits.length; i++) {
+    // False for NaN, too.
+    if (logits[i]! > -Infinity) sum += Math.exp(logits[i]! - max);
+  }
   return max + Math.log(sum);
 }
 
@@ -35,7 +40,7 @@ export interface TopK {
 
 /** The `k` largest logits, best first; of equal ones the lower id first. */
 export function topK(logits: Float32Array, k: number): TopK {
-  const ids = largest(logits, Math.min(k, logits.length));
+  const ids = largest(logits, k);
   const norm = logSumExp(logits);
   return {
     ids,
@@ -45,14 +50,17 @@ export function topK(logits: Float32Array, k: number): TopK {
 }
 
 /**
- * Ids of the `k` largest values, best first, of equal ones the lower id first.
+ * Ids of the `k` largest values (of all where there are fewer), best first, of equal ones the lower id first.
+ * `NaN` counts as `-Infinity`.
  * A heap of the best so far: one comparison for nearly all of a vocabulary, where sorting it would take milliseconds.
  */
 export function largest(values: Float32Array, k: number): Int32Array {
+  k = Math.min(k, values.length);
   if (k <= 0) return new Int32Array(0);
   // heap[0] is the worst of the best.
   const heap = new Int32Array(k);
-  const worse = (a: number, b: number) => values[a]! < values[b]! || (values[a] === values[b] && a > b);
+  const rank = (id: number) => Number.isNaN(values[id]) ? -Infinity : values[id]!;
+  const worse = (a: number, b: number) => rank(a) < rank(b) || (rank(a) === rank(b) && a > b);
   let size = 0;
   const siftDown = (from: number) => {
     let at = from;
@@ -67,13 +75,13 @@ export function largest(values: Float32Array, k: number): Int32Array {
   };
   while (size < k) heap[size] = size++;
   for (let at = (k >> 1) - 1; at >= 0; at--) siftDown(at);
-  let threshold = values[heap[0]!]!;
+  let threshold = rank(heap[0]!);
   for (let id = k; id < values.length; id++) {
     // Ids come in order, so an equal value is the worse one.
     if (!(values[id]! > threshold)) continue;
     heap[0] = id;
     siftDown(0);
-    threshold = values[heap[0]!]!;
+    threshold = rank(heap[0]!);
   }
   return heap.sort((a, b) => (worse(a, b) ? 1 : -1));
 }
