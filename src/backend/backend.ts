@@ -44,6 +44,8 @@ export interface BackendInfo {
    * Travels with any stored KV.
    */
   variant: string;
+  /** Why it was chosen, for people. */
+  reason: string;
   /** One phrase for people, such as "f32 weights expanded at load, KV in the WASM heap". */
   detail: string;
 }

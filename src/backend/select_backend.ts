@@ -17,10 +17,10 @@ export interface SelectBackendOptions {
 
 /** Backends in the order in which `"auto"` tries them. */
 const CANDIDATES: Readonly<
-  Record<Exclude<BackendChoice, "auto">, (options: SelectBackendOptions) => Promise<Backend>>
+  Record<Exclude<BackendChoice, "auto">, (options: SelectBackendOptions, reason: string) => Promise<Backend>>
 > = {
-  "ort-wasm": ({ model, ...options }) =>
-    createOrtWasmBackend({ ...options, modelDir: model.path, config: model.config, weights: "auto" }),
+  "ort-wasm": ({ model, ...options }, reason) =>
+    createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
 };
 
 /**
@@ -30,7 +30,7 @@ const CANDIDATES: Readonly<
 export async function selectBackend(choice: BackendChoice, options: SelectBackendOptions): Promise<Backend> {
   if (choice !== "auto") {
     const create = Object.hasOwn(CANDIDATES, choice) ? CANDIDATES[choice] : undefined;
-    if (create) return await create(options);
+    if (create) return await create(options, "it was asked for");
     throw new BackendUnavailableError(
       `Cannot use backend "${choice}": wanted "auto" or one of "${Object.keys(CANDIDATES).join('", "')}"`,
     );
@@ -38,7 +38,8 @@ export async function selectBackend(choice: BackendChoice, options: SelectBacken
   const failures: string[] = [];
   for (const [name, create] of Object.entries(CANDIDATES)) {
     try {
-      return await create(options);
+      const skipped = failures.length > 0 ? `, after ${failures.join("; ")}` : "";
+      return await create(options, `picked by auto from ${Object.keys(CANDIDATES).join(", ")}${skipped}`);
     } catch (error) {
       // With a single candidate its own error says it best.
       if (Object.keys(CANDIDATES).length === 1) throw error;

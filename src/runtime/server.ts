@@ -55,7 +55,8 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
   console.log(`Hearth on ${url} (${runtime}, ready after ${seconds} s)
   model    ${loaded.model.id}, context of ${loaded.model.config.contextLength} tokens
-  backend  ${info.name}: ${info.detail}
+  backend  ${info.name}, ${info.reason}
+           ${info.detail}
   threads  ${info.threads}${options.threads ? " (THREADS)" : " (the CPU quota)"}
 
 Try it:

@@ -38,7 +38,13 @@ export interface FakeBackendOptions {
 
 /** A model without weights: the next token is a function of all tokens before it. Counts what it is asked. */
 export class FakeBackend implements Backend {
-  readonly info: BackendInfo = { name: "ort-wasm", threads: 1, variant: "fake", detail: "no weights" };
+  readonly info: BackendInfo = {
+    name: "ort-wasm",
+    threads: 1,
+    variant: "fake",
+    reason: "a test",
+    detail: "no weights",
+  };
   readonly caches = new Set<FakeKvCache>();
   /** Rows evaluated, in order: what the engine really did. */
   readonly passes: { tokens: number; start: number }[] = [];

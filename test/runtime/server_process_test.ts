@@ -48,7 +48,10 @@ describe("a server with the bundled model", () => {
   test("says what it serves, with a curl line that answers", async () => {
     const said = server.output();
     assert.match(said, /model {4}smollm2-135m-instruct, context of 8192 tokens/);
-    assert.match(said, /backend {2}ort-wasm: onnxruntime-web/);
+    assert.match(
+      said,
+      /backend {2}ort-wasm, picked by auto from ort-wasm\n +onnxruntime-web 1\.30\.0, weights /,
+    );
     assert.match(said, /threads {2}\d+ \(the CPU quota\)/);
     const line = said.split("\n").map((text) => text.trim()).find((text) => text.startsWith("curl "))!;
     const shell = promisify(execFile);

@@ -21,6 +21,8 @@ export interface OrtWasmOptions {
   memoryBudgetBytes: number;
   /** How to hold weights; `"auto"` takes f32 where the budget allows. @default "auto" */
   weights?: WeightForm | "auto";
+  /** Why this backend was chosen, for people. @default "it was asked for" */
+  reason?: string;
   /** How to keep KV; `"auto"` takes the heap where this onnxruntime-web allows. @default "auto" */
   session?: SessionKind | "auto";
   onProgress?: LoadProgress;
@@ -39,19 +41,18 @@ const OVERHEAD_BYTES = 160 * 2 ** 20;
 export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Backend> {
   const { modelDir, config, threads } = options;
   const onnxPath = join(modelDir, "onnx", "model_q4.onnx");
-  const weights = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
-  const { thread, session, detail } = await InferenceThread.start(
-    { onnxPath, config, threads, weights, session: options.session ?? "auto" },
+  const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
+  const { thread, session, detail: kvDetail } = await InferenceThread.start(
+    { onnxPath, config, threads, weights: form, session: options.session ?? "auto" },
     options.onProgress,
   );
   const info: BackendInfo = {
     name: "ort-wasm",
     threads,
     // Heap and API sessions run the same kernels on the same numbers.
-    variant: `ort-wasm-${ONNXRUNTIME_WEB}/${weights}`,
-    detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${
-      weights === "f32" ? "weights expanded to f32 at load" : "the file's int4 weights"
-    }, ${detail}`,
+    variant: `ort-wasm-${ONNXRUNTIME_WEB}/${form}`,
+    reason: options.reason ?? "it was asked for",
+    detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${kvDetail}`,
   };
   return new OrtWasmBackend(thread, config, info, session);
 }
@@ -138,7 +139,11 @@ class OrtWasmBackend implements Backend {
  * f32 where it fits: 7 to 11 times faster at one token. Loading holds the weights twice, here and in the heap, and
  * onnxruntime packs f32 matrices into a copy of its own.
  */
-function chooseWeights(onnxPath: string, wanted: WeightForm | "auto", budget: number): WeightForm {
+function chooseWeights(
+  onnxPath: string,
+  wanted: WeightForm | "auto",
+  budget: number,
+): { form: WeightForm; detail: string } {
   let graph: Uint8Array;
   try {
     graph = readFileSync(onnxPath);
@@ -153,7 +158,10 @@ function chooseWeights(onnxPath: string, wanted: WeightForm | "auto", budget: nu
   const heap: Record<WeightForm, number> = { f32: 2 * bytes.f32, int4: bytes.int4 };
   const fits = (form: WeightForm) => needed[form] <= budget && heap[form] + OVERHEAD_BYTES < 3.5 * GIB;
   const form = wanted === "auto" ? (fits("f32") ? "f32" : "int4") : wanted;
-  if (fits(form)) return form;
+  if (fits(form)) {
+    const why = wanted === "auto" ? `, f32 would take ${gib(needed.f32)} of ${gib(budget)}` : "";
+    return { form, detail: form === "f32" ? "weights expanded to f32 at load" : `the file's int4 weights${why}` };
+  }
   throw new OutOfMemoryError(
     `Cannot load the model: its weights as ${form} take ${gib(needed[form])} while loading, ` +
       `${gib(budget)} may be used and a WASM heap ends at 4 GiB`,

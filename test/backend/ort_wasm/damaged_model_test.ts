@@ -86,3 +86,16 @@ test("a graph without the head or attributes it needs is refused by name", async
     { name: "ModelFileError", message: /has no attribute K/ },
   );
 });
+
+test("with memory for int4 only, the file's int4 weights are used, and the detail says why", async () => {
+  await using model = await tinyModel();
+  // Loading overhead plus twice the file's weights, not plus three times the expanded ones.
+  const memoryBudgetBytes = 160 * 2 ** 20 + 2 * 100_000;
+  await using backend = await createOrtWasmBackend({
+    modelDir: model.path,
+    config: model.config,
+    threads: 1,
+    memoryBudgetBytes,
+  });
+  assert.match(backend.info.detail, /the file's int4 weights, f32 would take 0\.2 GiB of 0\.2 GiB/);
+});
