@@ -105,6 +105,7 @@ export async function timeKvCache(
   const messages = [{ role: "user", content: LONG_EMAIL }];
   print(`prompt: ${LONG_EMAIL}`);
   const texts = new Set<string>();
+  const seconds = (ms: number) => (ms / 1000).toFixed(2);
   const time = async (useCache: boolean): Promise<Timing> => {
     const runs: number[] = [];
     for (let run = 0; run < repeats; run++) {
@@ -113,10 +114,10 @@ export async function timeKvCache(
         (await read(await engine.start({ prompt: { messages }, maxTokens: tokens, useCache, ignoreEos: true }))).text,
       );
       runs.push(performance.now() - startedAt);
+      print(`  use_cache ${useCache}, run ${run + 1} of ${repeats}: ${seconds(runs.at(-1)!)} s`);
     }
     const meanMs = runs.reduce((sum, ms) => sum + ms, 0) / repeats;
     const deviationMs = Math.sqrt(runs.reduce((sum, ms) => sum + (ms - meanMs) ** 2, 0) / repeats);
-    const seconds = (ms: number) => (ms / 1000).toFixed(2);
     print(
       `use_cache ${useCache}: ${seconds(meanMs)} s ± ${seconds(deviationMs)} (${repeats} runs of ${tokens} tokens)`,
     );
