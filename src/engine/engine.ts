@@ -76,7 +76,8 @@ export class Engine implements AsyncDisposable {
     }
     const params = resolveSamplingParams(request.sampling ?? {});
     const stops = new StopStrings(stop);
-    const detokenizer = new Detokenizer(this.tokenizer, { skipSpecialTokens });
+    const continuesText = !("messages" in request.prompt);
+    const detokenizer = new Detokenizer(this.tokenizer, { skipSpecialTokens, continuesText });
 
     // A cancelled turn gives way after the pass in flight; a client that comes back at once waits for that.
     const sessionId = useCache && cache === "on" ? request.session?.id : undefined;
