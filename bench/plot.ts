@@ -27,7 +27,7 @@ export async function renderSvg({ title, x, y, points }: Plot): Promise<string> 
       color: { field: "series", type: "nominal", title: null },
       ...(bars && { xOffset: { field: "series" } }),
     },
-    config: { font: "sans-serif", view: { stroke: null } },
+    config: { font: "sans-serif", legend: { labelLimit: 300 }, view: { stroke: null } },
   };
   const view = new vega.View(vega.parse(compile(spec).spec), { renderer: "none" });
   try {

@@ -56,6 +56,8 @@ export interface BackendInfo {
  */
 export interface Backend extends AsyncDisposable {
   readonly info: BackendInfo;
+  /** Why no pass can run any more, once that is so: the inference thread died or was closed. */
+  readonly failure: Error | undefined;
   /**
    * An empty cache for one sequence. Memory is reserved when tokens arrive and grows with them.
    * @throws {OutOfMemoryError} from the first `forward` that cannot reserve

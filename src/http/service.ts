@@ -24,6 +24,8 @@ export class Service {
   get notReady(): string | undefined {
     if (this.#failure) return `the model failed to load: ${this.#failure.message}`;
     if (!this.#engine) return "the model is loading";
+    const { failure } = this.#engine.backend;
+    if (failure) return failure.message;
     return this.#engine.draining ? "the server is shutting down" : undefined;
   }
 

@@ -45,6 +45,7 @@ export class FakeBackend implements Backend {
     reason: "a test",
     detail: "no weights",
   };
+  failure: Error | undefined;
   readonly caches = new Set<FakeKvCache>();
   /** Rows evaluated, in order: what the engine really did. */
   readonly passes: { tokens: number; start: number }[] = [];

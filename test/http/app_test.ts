@@ -296,6 +296,15 @@ describe("health and models", () => {
     assert.equal((await get(app, "/livez")).status, 200);
   });
 
+  test("readyz says that the inference thread died", async () => {
+    const { engine, backend } = fakeEngine();
+    const app = createApp(engine);
+    backend.failure = new Error("the inference thread is gone");
+    const response = await get(app, "/readyz");
+    assert.equal(response.status, 503);
+    assert.match((await response.json()).reason, /inference thread is gone/);
+  });
+
   test("readyz says why the model is not there", async () => {
     const app = createApp(Promise.reject(new Error("no such folder")));
     await new Promise((resolve) => setTimeout(resolve, 0));

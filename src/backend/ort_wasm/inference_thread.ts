@@ -54,6 +54,11 @@ export class InferenceThread {
     return answer.result;
   }
 
+  /** Why it is gone, once it is. */
+  get failure(): Error | undefined {
+    return this.#dead;
+  }
+
   /** Gives a cache back; the thread gets to it after the pass in flight. */
   free(cacheId: number): void {
     if (!this.#dead) this.#post({ type: "free", cacheId });

@@ -69,6 +69,10 @@ class OrtWasmBackend implements Backend {
     readonly session: SessionKind,
   ) {}
 
+  get failure(): Error | undefined {
+    return this.thread.failure;
+  }
+
   createKvCache(): KvCache {
     return new RemoteKvCache(++this.#lastCacheId, {
       kvBytes: (tokens) => this.kvBytes(tokens),

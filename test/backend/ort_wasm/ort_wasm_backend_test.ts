@@ -175,6 +175,8 @@ describe("ort-wasm", () => {
     await closing[Symbol.asyncDispose]();
     await failed;
     await assert.rejects(closing.forward([{ tokenIds: [1] }]), BackendUnavailableError);
+    assert.ok(closing.failure instanceof BackendUnavailableError);
+    assert.equal(backend.failure, undefined);
     cache.dispose();
   });
 });
