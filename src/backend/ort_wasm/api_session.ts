@@ -2,7 +2,7 @@ import * as ort from "onnxruntime-web";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
-import { logitsPositions, type OrtSession, type SessionRow } from "./ort_session.ts";
+import { logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
 
 /** Keys and values by layer, as the last run gave them. */
 interface ApiKv {
@@ -15,7 +15,7 @@ interface ApiKv {
  * onnxruntime-web by its public API alone: the KV cache goes out to JavaScript and back in with every step.
  * The fallback for a version whose inner functions changed, and the twin that `HeapSession` is tested against.
  */
-export class ApiSession implements OrtSession {
+export class ApiSession implements ModelSession {
   readonly detail = "KV copied in every step";
   readonly heapBytes = 0;
   readonly #caches = new Map<number, ApiKv>();

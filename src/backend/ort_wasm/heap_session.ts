@@ -5,7 +5,7 @@ import type { RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
 import { createTensor, heapBytes, HeapKv } from "./heap_kv.ts";
 import { lastError, loadOrtModule, LOG_ERRORS, type OrtModule } from "./ort_module.ts";
-import { logitsPositions, type OrtSession, type SessionRow } from "./ort_session.ts";
+import { logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
 
 /** `getGraphOptimzationLevel("all")` in onnxruntime-web 1.30.0, `lib/wasm/session-options.ts`. */
 const ALL_OPTIMIZATIONS = 99;
@@ -15,7 +15,7 @@ const SEQUENTIAL = 0;
  * onnxruntime-web with the KV cache left in its heap: a step hands over pointers and copies only the ids in and the
  * logits out. Everything it relies on beyond the public API is in `ort_module.ts`.
  */
-export class HeapSession implements OrtSession {
+export class HeapSession implements ModelSession {
   readonly detail = "KV stays in the WASM heap";
   readonly #module: OrtModule;
   readonly #config: ModelConfig;

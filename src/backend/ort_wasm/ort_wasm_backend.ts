@@ -1,15 +1,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
-import type { KvCache } from "../../kv/kv_cache.ts";
 import { kvCapacity } from "../../kv/kv_capacity.ts";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import { decodeModel } from "../../model/onnx_proto.ts";
-import type { Backend, BackendInfo, ForwardOptions, ForwardRow, RowResult } from "../backend.ts";
+import type { Backend, BackendInfo } from "../backend.ts";
+import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import { ThreadBackend } from "../thread_backend.ts";
 import { weightBytes, type WeightForm } from "./graph_rewrite.ts";
-import { InferenceThread, type LoadProgress } from "./inference_thread.ts";
-import type { SessionKind } from "./protocol.ts";
-import { RemoteKvCache } from "./remote_kv_cache.ts";
+import type { LoadOptions, SessionKind } from "./inference_worker.ts";
 
 /** Options of {@linkcode createOrtWasmBackend}. */
 export interface OrtWasmOptions {
@@ -42,10 +41,9 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
   const { modelDir, config, threads } = options;
   const onnxPath = join(modelDir, "onnx", "model_q4.onnx");
   const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
-  const { thread, session, detail: kvDetail } = await InferenceThread.start(
-    { onnxPath, config, threads, weights: form, session: options.session ?? "auto" },
-    options.onProgress,
-  );
+  const load: LoadOptions = { onnxPath, config, threads, weights: form, session: options.session ?? "auto" };
+  const entry = new URL("./inference_worker.ts", import.meta.url);
+  const { thread, kind, detail: kvDetail } = await InferenceThread.start(entry, load, options.onProgress);
   const info: BackendInfo = {
     name: "ort-wasm",
     threads,
@@ -54,89 +52,9 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
     reason: options.reason ?? "it was asked for",
     detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${kvDetail}`,
   };
-  return new OrtWasmBackend(thread, config, info, session);
-}
-
-class OrtWasmBackend implements Backend {
-  #lastCacheId = 0;
-  /** Settles when the pass in flight and all that wait for it are done. */
-  #tail: Promise<unknown> = Promise.resolve();
-
-  constructor(
-    readonly thread: InferenceThread,
-    readonly config: ModelConfig,
-    readonly info: BackendInfo,
-    readonly session: SessionKind,
-  ) {}
-
-  get failure(): Error | undefined {
-    return this.thread.failure;
-  }
-
-  createKvCache(): KvCache {
-    return new RemoteKvCache(++this.#lastCacheId, {
-      kvBytes: (tokens) => this.kvBytes(tokens),
-      free: (id) => this.thread.free(id),
-    });
-  }
-
-  kvBytes(tokens: number): number {
-    const held = this.session === "heap" ? kvCapacity(tokens, this.config.contextLength) : tokens;
-    return held * kvBytesPerToken(this.config);
-  }
-
-  async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
-    for (const row of rows) this.#check(row);
-    const results = this.#tail.then(() => this.#runAll(rows, signal));
-    this.#tail = results.catch(() => {});
-    return await results;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.thread.terminate();
-  }
-
-  async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {
-    const results: RowResult[] = [];
-    for (const row of rows) {
-      signal?.throwIfAborted();
-      results.push(await this.#run(row));
-    }
-    return results;
-  }
-
-  async #run({ cache, tokenIds, logits = "last", hiddenStates = false }: ForwardRow): Promise<RowResult> {
-    const kv = cache as RemoteKvCache | undefined;
-    // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
-    kv?.assertUsable();
-    this.#checkContext(kv, tokenIds.length);
-    const ids = Array.from(tokenIds);
-    const row = { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: ids, logits, hiddenStates };
-    const result = await this.thread.run(row);
-    kv?.append(ids.length);
-    return result;
-  }
-
-  #check({ cache, tokenIds }: ForwardRow): void {
-    if (cache !== undefined && !(cache instanceof RemoteKvCache)) {
-      throw new TypeError("Cannot run a pass: the KV cache is another backend's");
-    }
-    if (tokenIds.length === 0) throw new RangeError("Cannot run a pass: a row has no tokens, wanted at least one");
-    const { vocabSize } = this.config;
-    for (const id of Array.from(tokenIds)) {
-      if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) {
-        throw new RangeError(`Cannot run a pass: token id ${id}, wanted 0 to ${vocabSize - 1}`);
-      }
-    }
-    cache?.assertUsable();
-    this.#checkContext(cache, tokenIds.length);
-  }
-
-  #checkContext(cache: RemoteKvCache | undefined, tokens: number): void {
-    const total = (cache?.length ?? 0) + tokens;
-    if (total <= this.config.contextLength) return;
-    throw new RangeError(`Cannot run a pass: ${total} tokens, the context holds ${this.config.contextLength}`);
-  }
+  // The heap's buffers grow in steps; the API's tensors are as long as the sequence.
+  const reserved = (tokens: number) => kind === "heap" ? kvCapacity(tokens, config.contextLength) : tokens;
+  return new ThreadBackend(thread, config, info, (tokens) => reserved(tokens) * kvBytesPerToken(config));
 }
 
 /**

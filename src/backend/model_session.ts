@@ -1,4 +1,4 @@
-import type { LogitsWanted, RowResult } from "../backend.ts";
+import type { LogitsWanted, RowResult } from "./backend.ts";
 
 /** One row of a forward pass, as a session runs it. */
 export interface SessionRow {
@@ -11,8 +11,8 @@ export interface SessionRow {
   hiddenStates: boolean;
 }
 
-/** A model loaded into onnxruntime, with the KV caches that belong to it. Lives in the inference thread. */
-export interface OrtSession {
+/** A loaded model with the KV caches that belong to it. Lives in the inference thread. */
+export interface ModelSession {
   /** How KV is kept, for people. */
   readonly detail: string;
   /** Bytes of WASM memory, weights and KV; 0 where that cannot be told. */

@@ -1,8 +1,8 @@
 import { Worker } from "node:worker_threads";
-import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../../errors.ts";
-import type { RowResult } from "../backend.ts";
-import type { SessionRow } from "./ort_session.ts";
-import type { LoadOptions, Reply, Request } from "./protocol.ts";
+import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../errors.ts";
+import type { RowResult } from "./backend.ts";
+import type { SessionRow } from "./model_session.ts";
+import type { Reply, Request } from "./thread_protocol.ts";
 
 const ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
   ModelFileError,
@@ -27,14 +27,19 @@ export class InferenceThread {
     worker.on("exit", (code) => this.#die(`it ended with exit code ${code}`));
   }
 
-  /** Starts the thread and loads the model in it. @throws what loading throws */
-  static async start(options: LoadOptions, onProgress?: LoadProgress) {
-    const worker = new Worker(new URL("./inference_worker.ts", import.meta.url), { workerData: options });
+  /**
+   * Starts the thread and loads the model in it.
+   * @param entry the thread's program, which calls `serveThread`
+   * @param workerData what it needs to load the model
+   * @throws what loading throws
+   */
+  static async start(entry: URL, workerData: unknown, onProgress?: LoadProgress) {
+    const worker = new Worker(entry, { workerData });
     const thread = new InferenceThread(worker, onProgress);
     try {
       const reply = await thread.#reply();
       if (reply.type !== "ready") throw errorOf(reply);
-      return { thread, session: reply.session, detail: reply.detail, heapBytes: reply.heapBytes };
+      return { thread, kind: reply.kind, detail: reply.detail, heapBytes: reply.heapBytes };
     } catch (error) {
       await thread.terminate();
       throw error;

@@ -1,4 +1,4 @@
-import type { KvCache } from "../../kv/kv_cache.ts";
+import type { KvCache } from "../kv/kv_cache.ts";
 
 /** What a {@linkcode RemoteKvCache} asks of its backend. */
 export interface KvOwner {

@@ -1,0 +1,35 @@
+import { parentPort } from "node:worker_threads";
+import type { LoadProgress } from "./inference_thread.ts";
+import type { ModelSession } from "./model_session.ts";
+import type { Reply, Request } from "./thread_protocol.ts";
+
+/**
+ * The inference thread's side: loads a model, then runs one row after another. HTTP never waits for it.
+ * @param load gives the session and a name for its kind
+ */
+export async function serveThread(
+  load: (onProgress: LoadProgress) => Promise<{ session: ModelSession; kind: string }>,
+): Promise<void> {
+  const port = parentPort!;
+  const reply = (message: Reply, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
+  const replyError = (error: unknown) => {
+    const { name, message } = error instanceof Error ? error : new Error(String(error));
+    reply({ type: "error", name, message });
+  };
+  const run = async (session: ModelSession, request: Request): Promise<void> => {
+    if (request.type === "free") return session.freeCache(request.cacheId);
+    const result = await session.run(request.row);
+    const buffers = [result.logits.buffer, result.hiddenStates?.buffer].filter((b) => b instanceof ArrayBuffer);
+    reply({ type: "result", result }, buffers);
+  };
+  try {
+    const { session, kind } = await load((step, fraction) => reply({ type: "progress", step, fraction }));
+    let last = Promise.resolve();
+    port.on("message", (request: Request) => {
+      last = last.then(() => run(session, request)).catch(replyError);
+    });
+    reply({ type: "ready", kind, detail: session.detail, heapBytes: session.heapBytes });
+  } catch (error) {
+    replyError(error);
+  }
+}

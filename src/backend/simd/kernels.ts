@@ -1,0 +1,143 @@
+import { readFile } from "node:fs/promises";
+
+/** The kernels' exports; what their numbers mean is said in `wasm/src/lib.rs`. Pointers are byte addresses. */
+export interface KernelExports {
+  /** Zeroed, 64-byte aligned; 0 when there is not so much memory. Views of the memory go stale when it grows. */
+  allocate(bytes: number): number;
+  release(pointer: number, bytes: number): void;
+  matrix_bytes(weights: Weights, n: number, k: number): number;
+  activation_bytes(m: number, k: number): number;
+  /** How many scales and minima f16 had to round; -1 when it cannot hold one. */
+  pack_int4(
+    n: number,
+    k: number,
+    qweight: number,
+    scales: number,
+    zeroKind: ZeroKind,
+    zeros: number,
+    to: number,
+  ): number;
+  pack_int8(n: number, k: number, qweight: number, scales: number, to: number): number;
+  quantize_rows(x: number, m: number, k: number, tile: number, to: number, from: number, until: number): void;
+  /** Columns of panels `from..until` of 16 of f32 `[m, n]`. */
+  matmul(
+    dot: Dot,
+    weights: Weights,
+    w: number,
+    n: number,
+    x: number,
+    m: number,
+    k: number,
+    tile: number,
+    expand: boolean,
+    result: number,
+    from: number,
+    until: number,
+  ): void;
+  scalar_quantize_rows(x: number, m: number, k: number, tile: number, to: number): void;
+  scalar_matmul(
+    weights: Weights,
+    w: number,
+    n: number,
+    x: number,
+    m: number,
+    k: number,
+    tile: number,
+    result: number,
+  ): void;
+  choose_dot(weights: Weights): Dot;
+  /** Rows of a tile, plus 16 where int4 is to be expanded. */
+  plan(dot: Dot, m: number): number;
+  has_kernel(dot: Dot, weights: Weights, tile: number, expand: boolean): boolean;
+  self_test(dot: Dot, weights: Weights): boolean;
+  read_memory(pointer: number, bytes: number): number;
+}
+
+/** Form of a packed matrix. */
+export const Weights = { Int4: 0, Int4Affine: 1, Int8: 2 } as const;
+export type Weights = typeof Weights[keyof typeof Weights];
+
+/** Inner instruction; all give the same bits. */
+export const Dot = { Plain: 0, I16: 1, I32: 2 } as const;
+export type Dot = typeof Dot[keyof typeof Dot];
+
+/** What zero points `pack_int4` is given. */
+export const ZeroKind = { Absent: 0, F32: 1, Packed: 2 } as const;
+export type ZeroKind = typeof ZeroKind[keyof typeof ZeroKind];
+
+/** Builds of the same kernels, best first. */
+export const VARIANTS = ["relaxed-threads", "simd128-threads", "simd128"] as const;
+export type Variant = typeof VARIANTS[number];
+
+export interface Kernels {
+  readonly variant: Variant;
+  readonly exports: KernelExports;
+  readonly module: WebAssembly.Module;
+  /** Shared in the builds with threads. */
+  readonly memory: WebAssembly.Memory;
+  /** The instruction to use, by form of the weights. */
+  readonly dots: Readonly<Record<Weights, Dot>>;
+}
+
+/** What a thread hands to another. */
+export type SharedKernels = Pick<Kernels, "module" | "memory">;
+
+/** What the generated JavaScript of every build exports. */
+interface Glue extends KernelExports {
+  initSync(options: { module: WebAssembly.Module; memory?: WebAssembly.Memory }): { memory?: WebAssembly.Memory };
+}
+
+/** Of a memory that threads share, in pages of 64 KiB: at least what the build declares, and what it declares. */
+const SHARED_PAGES = { initial: 64, maximum: 65536 };
+
+const PKG = new URL("../../../wasm/pkg/", import.meta.url);
+
+/** The generated JavaScript holds one instance per thread. */
+const loaded = new Map<Variant, Promise<Kernels>>();
+
+/**
+ * Loads one build into this thread. A second call gives the same instance.
+ * @param shared module and memory of another thread that has loaded the same build
+ * @throws {WebAssembly.CompileError} where the engine lacks an instruction that the build uses
+ */
+export function loadVariant(variant: Variant, shared?: SharedKernels): Promise<Kernels> {
+  const kernels = loaded.get(variant) ?? load(variant, shared);
+  loaded.set(variant, kernels);
+  return kernels;
+}
+
+async function load(variant: Variant, shared: SharedKernels | undefined): Promise<Kernels> {
+  const folder = new URL(`${variant}/`, PKG);
+  const glue: Glue = await import(new URL("kernels.js", folder).href);
+  const module = shared?.module ?? await WebAssembly.compile(await readFile(new URL("kernels_bg.wasm", folder)));
+  // Builds with threads import their memory, the other makes its own.
+  const imports = WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
+  const imported = shared?.memory ?? (imports ? new WebAssembly.Memory({ ...SHARED_PAGES, shared: true }) : undefined);
+  const own = glue.initSync({ module, memory: imported }).memory;
+  const dots = {
+    [Weights.Int4]: glue.choose_dot(Weights.Int4),
+    [Weights.Int4Affine]: glue.choose_dot(Weights.Int4Affine),
+    [Weights.Int8]: glue.choose_dot(Weights.Int8),
+  };
+  return { variant, exports: glue, module, memory: (imported ?? own)!, dots };
+}
+
+/** Self-tests in a row: some engines' optimised code has been right where their first code was wrong. */
+const REPEATS = 4;
+
+/** The best build that this engine runs and whose kernels give the right bits; undefined when none does. */
+export async function loadKernels(): Promise<Kernels | undefined> {
+  for (const variant of VARIANTS) {
+    let kernels: Kernels;
+    try {
+      kernels = await loadVariant(variant);
+    } catch (error) {
+      if (error instanceof WebAssembly.CompileError) continue;
+      throw error;
+    }
+    const passes = (weights: Weights) => kernels.exports.self_test(kernels.dots[weights], weights);
+    const rounds = Array.from({ length: REPEATS }, () => Object.values(Weights).every(passes));
+    if (rounds.every(Boolean)) return kernels;
+  }
+  return undefined;
+}
