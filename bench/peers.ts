@@ -14,7 +14,14 @@ import type { PeerAnswer, PeerTask } from "./peers/peer.ts";
 import { writeRecord } from "./record.ts";
 import { type CaseResult, describeMachine, type Environment, progress, type Row, table } from "./report.ts";
 
-const PEERS = ["hearth", "onnxruntime_web", "transformers", "llama_cpp"] as const;
+/** Script and arguments of each peer. */
+const PEERS = {
+  hearth: ["hearth"],
+  hearth_simd: ["hearth", "simd"],
+  onnxruntime_web: ["onnxruntime_web"],
+  transformers: ["transformers"],
+  llama_cpp: ["llama_cpp"],
+} as const;
 
 const { values: flags } = parseArgs({
   options: {
@@ -47,9 +54,9 @@ function findSource(): { path?: string; reason?: string } {
   }
 }
 
-function runPeer(name: string): Promise<PeerAnswer> {
+function runPeer([name, ...rest]: readonly string[]): Promise<PeerAnswer> {
   const script = join(import.meta.dirname!, "peers", `${name}.ts`);
-  const args = process.versions.deno ? ["run", "-A", "--no-check", script] : [script];
+  const args = [...(process.versions.deno ? ["run", "-A", "--no-check"] : []), script, ...rest];
   const child = spawn(process.execPath, args, {
     env: { ...process.env, PEER_TASK: JSON.stringify(task) },
     stdio: ["ignore", "pipe", "inherit"],
@@ -65,12 +72,12 @@ function runPeer(name: string): Promise<PeerAnswer> {
   });
 }
 
-const answers: Partial<Record<(typeof PEERS)[number], PeerAnswer>> = {};
+const answers: Partial<Record<keyof typeof PEERS, PeerAnswer>> = {};
 const skipped: string[] = [];
-for (const name of PEERS) {
+for (const name of Object.keys(PEERS) as (keyof typeof PEERS)[]) {
   progress(`running ${name}`);
   if (name === "llama_cpp" && !task.gguf) skipped.push(`${name}: ${source.reason}`);
-  else answers[name] = await runPeer(name);
+  else answers[name] = await runPeer(PEERS[name]);
 }
 progress("");
 

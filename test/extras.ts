@@ -7,7 +7,7 @@
  * It makes a Python environment in `.cache/` for itself; python3 with venv has to be there.
  */
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -87,10 +87,40 @@ async function rebuildModel() {
   }
 }
 
+/**
+ * Builds wasm/pkg anew in a copy: the same bytes with the recorded compiler, the same exports with another one.
+ */
+async function rebuildWasm() {
+  const folder = mkdtempSync(join(tmpdir(), "hearth-wasm-"));
+  try {
+    for (const name of ["Cargo.toml", "Cargo.lock", ".cargo", "asm", "src", "build.sh"]) {
+      cpSync(join(root, "wasm", name), join(folder, name), { recursive: true });
+    }
+    const built = await run("sh", [join(folder, "build.sh")]);
+    if (built.code !== 0) return { code: 1, lastLine: "" };
+    const compiler = (path: string) => readFileSync(join(path, "pkg", "RUSTC"), "utf8");
+    const sameCompiler = compiler(folder) === compiler(join(root, "wasm"));
+    const differs = ["relaxed-threads", "simd128-threads", "simd128"].filter((variant) => {
+      const bytes = (path: string) => readFileSync(join(path, "pkg", variant, "kernels_bg.wasm"));
+      const exports = (wasm: Buffer) =>
+        WebAssembly.Module.exports(new WebAssembly.Module(new Uint8Array(wasm))).map(({ name }) => name).sort().join();
+      const [now, committed] = [bytes(folder), bytes(join(root, "wasm"))];
+      return sameCompiler ? !now.equals(committed) : exports(now) !== exports(committed);
+    });
+    console.log(
+      `wasm/pkg compared by ${sameCompiler ? "bytes" : "exports"}; differs: ${differs.join(", ") || "nothing"}`,
+    );
+    return { code: differs.length, lastLine: "" };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
 await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
 await extra("types", () => run(bin("tsc"), ["--noEmit"]));
 await extra("model", rebuildModel);
+await extra("wasm", rebuildWasm);
 const parity = (name: string, file: string) =>
   extra(name, async () => {
     const env = { PYTHON: await pythonEnvironment(), HEARTH_GGUF: source() };

@@ -2,9 +2,10 @@ import { BackendUnavailableError } from "../errors.ts";
 import type { ModelFolder } from "../model/model_folder.ts";
 import type { Backend } from "./backend.ts";
 import { createOrtWasmBackend } from "./ort_wasm/ort_wasm_backend.ts";
+import { createSimdBackend } from "./simd/simd_backend.ts";
 
 /** Which backend to run on; `"auto"` takes the first that can. */
-export type BackendChoice = "auto" | "ort-wasm";
+export type BackendChoice = "auto" | "ort-wasm" | "simd";
 
 /** Options of {@linkcode selectBackend}. */
 export interface SelectBackendOptions {
@@ -15,13 +16,18 @@ export interface SelectBackendOptions {
   onProgress?: (step: string, fraction: number) => void;
 }
 
-/** Backends in the order in which `"auto"` tries them. */
-const CANDIDATES: Readonly<
-  Record<Exclude<BackendChoice, "auto">, (options: SelectBackendOptions, reason: string) => Promise<Backend>>
-> = {
+type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend>;
+
+/** Every backend by name. */
+const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
   "ort-wasm": ({ model, ...options }, reason) =>
     createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
+  "simd": ({ model, onProgress }, reason) =>
+    createSimdBackend({ reason, modelDir: model.path, config: model.config, onProgress }),
 };
+
+/** What `"auto"` tries, in order. `simd` joins when it runs on several threads. */
+const AUTO: readonly Exclude<BackendChoice, "auto">[] = ["ort-wasm"];
 
 /**
  * Starts the backend asked for, or the first that runs here.
@@ -29,20 +35,20 @@ const CANDIDATES: Readonly<
  */
 export async function selectBackend(choice: BackendChoice, options: SelectBackendOptions): Promise<Backend> {
   if (choice !== "auto") {
-    const create = Object.hasOwn(CANDIDATES, choice) ? CANDIDATES[choice] : undefined;
+    const create = Object.hasOwn(BACKENDS, choice) ? BACKENDS[choice] : undefined;
     if (create) return await create(options, "it was asked for");
     throw new BackendUnavailableError(
-      `Cannot use backend "${choice}": wanted "auto" or one of "${Object.keys(CANDIDATES).join('", "')}"`,
+      `Cannot use backend "${choice}": wanted "auto" or one of "${Object.keys(BACKENDS).join('", "')}"`,
     );
   }
   const failures: string[] = [];
-  for (const [name, create] of Object.entries(CANDIDATES)) {
+  for (const name of AUTO) {
     try {
       const skipped = failures.length > 0 ? `, after ${failures.join("; ")}` : "";
-      return await create(options, `picked by auto from ${Object.keys(CANDIDATES).join(", ")}${skipped}`);
+      return await BACKENDS[name](options, `picked by auto from ${AUTO.join(", ")}${skipped}`);
     } catch (error) {
       // With a single candidate its own error says it best.
-      if (Object.keys(CANDIDATES).length === 1) throw error;
+      if (AUTO.length === 1) throw error;
       failures.push(`${name}: ${(error as Error).message}`);
     }
   }

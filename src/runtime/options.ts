@@ -21,7 +21,7 @@ const environment = z.object({
   PORT: integer(0, 65535).default(8787),
   THREADS: integer(1, 64).optional(),
   MODEL: text,
-  BACKEND: z.enum(["auto", "ort-wasm"]).default("auto"),
+  BACKEND: z.enum(["auto", "ort-wasm", "simd"]).default("auto"),
   API_KEY: text,
 });
 

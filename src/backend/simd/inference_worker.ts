@@ -1,0 +1,32 @@
+import { readFileSync } from "node:fs";
+import { workerData } from "node:worker_threads";
+import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
+import type { ModelConfig } from "../../model/model_config.ts";
+import { decodeModel } from "../../model/onnx_proto.ts";
+import { serveThread } from "../serve_thread.ts";
+import { findDecoderWeights } from "./decoder_weights.ts";
+import { loadKernels } from "./kernels.ts";
+import { SimdSession } from "./simd_session.ts";
+
+/** What the thread needs to load a model; handed over as `workerData`. */
+export interface LoadOptions {
+  /** The `.onnx` file; its external data lies beside it. */
+  onnxPath: string;
+  config: ModelConfig;
+}
+
+await serveThread(async (onProgress) => {
+  const { onnxPath, config } = workerData as LoadOptions;
+  let graph: Uint8Array;
+  try {
+    graph = readFileSync(onnxPath);
+  } catch (cause) {
+    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
+  }
+  const weights = findDecoderWeights(decodeModel(graph), onnxPath, config);
+  const kernels = await loadKernels();
+  if (!kernels) {
+    throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");
+  }
+  return { session: new SimdSession(kernels, config, weights, onProgress), kind: kernels.variant };
+});

@@ -1,0 +1,43 @@
+import { join } from "node:path";
+import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
+import type { Backend, BackendInfo } from "../backend.ts";
+import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import { ThreadBackend } from "../thread_backend.ts";
+import type { LoadOptions } from "./inference_worker.ts";
+
+/** Options of {@linkcode createSimdBackend}. */
+export interface SimdOptions {
+  /** The model folder; the graph is `onnx/model_q4.onnx` in it. */
+  modelDir: string;
+  config: ModelConfig;
+  /** Why this backend was chosen, for people. @default "it was asked for" */
+  reason?: string;
+  onProgress?: LoadProgress;
+}
+
+/** Tokens of a KV block, as in `wasm/src/kv.rs`. */
+const BLOCK_TOKENS = 16;
+
+/**
+ * Loads a model into our own WASM engine, on a thread of its own. It runs on that one thread yet.
+ * @throws {ModelFileError} when the model's files are damaged or of another kind
+ * @throws {OutOfMemoryError} when the weights do not fit the heap
+ * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
+ */
+export async function createSimdBackend({ modelDir, config, reason, onProgress }: SimdOptions): Promise<Backend> {
+  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config };
+  const entry = new URL("./inference_worker.ts", import.meta.url);
+  const { thread, kind, detail, heapBytes } = await InferenceThread.start(entry, load, onProgress);
+  const info: BackendInfo = {
+    name: "simd",
+    threads: 1,
+    // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
+    variant: "simd-1/a8",
+    reason: reason ?? "it was asked for",
+    detail: `our engine, ${kind}, int8 activations, weights packed in ${
+      Math.round(heapBytes / 2 ** 20)
+    } MiB, ${detail}`,
+  };
+  const kvBytes = (tokens: number) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * kvBytesPerToken(config);
+  return new ThreadBackend(thread, config, info, kvBytes);
+}

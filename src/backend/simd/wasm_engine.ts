@@ -1,0 +1,35 @@
+/** The engine in the module, as `wasm/src/engine.rs` describes it. */
+export interface WasmEngine {
+  set_matrix(
+    slot: number,
+    layer: number,
+    bits: number,
+    n: number,
+    k: number,
+    qweight: number,
+    scales: number,
+    zeroKind: number,
+    zeros: number,
+  ): number;
+  set_vector(slot: number, layer: number, values: number, count: number): void;
+  sequence_new(): number;
+  sequence_free(id: number): void;
+  forward(rows: number, count: number, ids: number): boolean;
+  logits(): number;
+  states(): number;
+}
+
+/** The engine's sizes, in the order of `Engine::new`. */
+export type WasmEngineConstructor = new (
+  layers: number,
+  hidden: number,
+  intermediate: number,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  vocab: number,
+  context: number,
+  epsilon: number,
+  /** 0 for none */
+  window: number,
+) => WasmEngine;

@@ -1,0 +1,463 @@
+/* @ts-self-types="./kernels.d.ts" */
+
+export class Engine {
+    __destroy_into_raw() {
+        const ptr = this.__wbg_ptr;
+        this.__wbg_ptr = 0;
+        EngineFinalization.unregister(this);
+        return ptr;
+    }
+    free() {
+        const ptr = this.__destroy_into_raw();
+        wasm.__wbg_engine_free(ptr, 0);
+    }
+    /**
+     * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
+     * first. Returns false when KV memory ran out: then no row was run.
+     * @param {number} rows
+     * @param {number} count
+     * @param {number} ids
+     * @returns {boolean}
+     */
+    forward(rows, count, ids) {
+        const ret = wasm.engine_forward(this.__wbg_ptr, rows, count, ids);
+        return ret !== 0;
+    }
+    /**
+     * Where the last pass's logits are: f32, the rows' wanted positions one after the other.
+     * @returns {number}
+     */
+    logits() {
+        const ret = wasm.engine_logits(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * `window` 0 means that attention sees all.
+     * @param {number} layers
+     * @param {number} hidden
+     * @param {number} intermediate
+     * @param {number} heads
+     * @param {number} kv_heads
+     * @param {number} head_dim
+     * @param {number} vocab
+     * @param {number} context
+     * @param {number} epsilon
+     * @param {number} window
+     */
+    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context, epsilon, window) {
+        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context, epsilon, window);
+        this.__wbg_ptr = ret >>> 0;
+        EngineFinalization.register(this, this.__wbg_ptr, this);
+        return this;
+    }
+    /**
+     * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
+     * @param {number} id
+     * @returns {number}
+     */
+    sequence_fork(id) {
+        const ret = wasm.engine_sequence_fork(this.__wbg_ptr, id);
+        return ret >>> 0;
+    }
+    /**
+     * Gives a sequence's blocks back.
+     * @param {number} id
+     */
+    sequence_free(id) {
+        wasm.engine_sequence_free(this.__wbg_ptr, id);
+    }
+    /**
+     * An empty sequence. Returns its id.
+     * @returns {number}
+     */
+    sequence_new() {
+        const ret = wasm.engine_sequence_new(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+     * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
+     * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
+     * @param {number} slot
+     * @param {number} layer
+     * @param {number} bits
+     * @param {number} n
+     * @param {number} k
+     * @param {number} qweight
+     * @param {number} scales
+     * @param {number} zero_kind
+     * @param {number} zeros
+     * @returns {number}
+     */
+    set_matrix(slot, layer, bits, n, k, qweight, scales, zero_kind, zeros) {
+        const ret = wasm.engine_set_matrix(this.__wbg_ptr, slot, layer, bits, n, k, qweight, scales, zero_kind, zeros);
+        return ret;
+    }
+    /**
+     * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
+     * @param {number} slot
+     * @param {number} layer
+     * @param {number} values
+     * @param {number} count
+     */
+    set_vector(slot, layer, values, count) {
+        wasm.engine_set_vector(this.__wbg_ptr, slot, layer, values, count);
+    }
+    /**
+     * Where the last pass's hidden states are: f32 `[tokens, hidden]`.
+     * @returns {number}
+     */
+    states() {
+        const ret = wasm.engine_states(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * KV blocks that sequences use.
+     * @returns {number}
+     */
+    used_blocks() {
+        const ret = wasm.engine_used_blocks(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+}
+if (Symbol.dispose) Engine.prototype[Symbol.dispose] = Engine.prototype.free;
+
+/**
+ * Bytes of `m` quantized rows of `k` values.
+ * @param {number} m
+ * @param {number} k
+ * @returns {number}
+ */
+export function activation_bytes(m, k) {
+    const ret = wasm.activation_bytes(m, k);
+    return ret >>> 0;
+}
+
+/**
+ * Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.
+ * @param {number} bytes
+ * @returns {number}
+ */
+export function allocate(bytes) {
+    const ret = wasm.allocate(bytes);
+    return ret >>> 0;
+}
+
+/**
+ * The dot that this engine is fastest with, of those that are exact for such weights.
+ * @param {number} weights
+ * @returns {number}
+ */
+export function choose_dot(weights) {
+    const ret = wasm.choose_dot(weights);
+    return ret >>> 0;
+}
+
+/**
+ * Whether `matmul` has a kernel for full tiles of that height.
+ * @param {number} dot
+ * @param {number} weights
+ * @param {number} tile
+ * @param {boolean} expand
+ * @returns {boolean}
+ */
+export function has_kernel(dot, weights, tile, expand) {
+    const ret = wasm.has_kernel(dot, weights, tile, expand);
+    return ret !== 0;
+}
+
+/**
+ * `result` f32 `[m, n]`, the columns of panels `from..until` of 16: quantized rows times the packed matrix.
+ * @param {number} dot
+ * @param {number} weights
+ * @param {number} w
+ * @param {number} n
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} tile
+ * @param {boolean} expand
+ * @param {number} result
+ * @param {number} from
+ * @param {number} until
+ */
+export function matmul(dot, weights, w, n, x, m, k, tile, expand, result, from, until) {
+    wasm.matmul(dot, weights, w, n, x, m, k, tile, expand, result, from, until);
+}
+
+/**
+ * Bytes of a packed matrix `[n, k]`, `k % 32 == 0`.
+ * @param {number} weights
+ * @param {number} n
+ * @param {number} k
+ * @returns {number}
+ */
+export function matrix_bytes(weights, n, k) {
+    const ret = wasm.matrix_bytes(weights, n, k);
+    return ret >>> 0;
+}
+
+/**
+ * Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
+ * 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+ * @param {number} n
+ * @param {number} k
+ * @param {number} qweight
+ * @param {number} scales
+ * @param {number} zero_kind
+ * @param {number} zeros
+ * @param {number} to
+ * @returns {number}
+ */
+export function pack_int4(n, k, qweight, scales, zero_kind, zeros, to) {
+    const ret = wasm.pack_int4(n, k, qweight, scales, zero_kind, zeros, to);
+    return ret;
+}
+
+/**
+ * Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
+ * @param {number} n
+ * @param {number} k
+ * @param {number} qweight
+ * @param {number} scales
+ * @param {number} to
+ * @returns {number}
+ */
+export function pack_int8(n, k, qweight, scales, to) {
+    const ret = wasm.pack_int8(n, k, qweight, scales, to);
+    return ret;
+}
+
+/**
+ * Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
+ * @param {number} dot
+ * @param {number} m
+ * @returns {number}
+ */
+export function plan(dot, m) {
+    const ret = wasm.plan(dot, m);
+    return ret >>> 0;
+}
+
+/**
+ * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} tile
+ * @param {number} to
+ * @param {number} from
+ * @param {number} until
+ */
+export function quantize_rows(x, m, k, tile, to, from, until) {
+    wasm.quantize_rows(x, m, k, tile, to, from, until);
+}
+
+/**
+ * Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
+ * weights. Returns a sum so that nothing is left out.
+ * @param {number} pointer
+ * @param {number} bytes
+ * @returns {number}
+ */
+export function read_memory(pointer, bytes) {
+    const ret = wasm.read_memory(pointer, bytes);
+    return ret;
+}
+
+/**
+ * Takes back what `allocate(bytes)` gave.
+ * @param {number} pointer
+ * @param {number} bytes
+ */
+export function release(pointer, bytes) {
+    wasm.release(pointer, bytes);
+}
+
+/**
+ * `matmul` of all panels, without SIMD. Gives the same bits.
+ * @param {number} weights
+ * @param {number} w
+ * @param {number} n
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} tile
+ * @param {number} result
+ */
+export function scalar_matmul(weights, w, n, x, m, k, tile, result) {
+    wasm.scalar_matmul(weights, w, n, x, m, k, tile, result);
+}
+
+/**
+ * `quantize_rows` of all rows, without SIMD. Gives the same bytes.
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} tile
+ * @param {number} to
+ */
+export function scalar_quantize_rows(x, m, k, tile, to) {
+    wasm.scalar_quantize_rows(x, m, k, tile, to);
+}
+
+/**
+ * Whether the kernels of `dot` give the scalar product's bits on this engine.
+ * @param {number} dot
+ * @param {number} weights
+ * @returns {boolean}
+ */
+export function self_test(dot, weights) {
+    const ret = wasm.self_test(dot, weights);
+    return ret !== 0;
+}
+function __wbg_get_imports(memory) {
+    const import0 = {
+        __proto__: null,
+        __wbg___wbindgen_throw_6b64449b9b9ed33c: function(arg0, arg1) {
+            throw new Error(getStringFromWasm0(arg0, arg1));
+        },
+        __wbindgen_init_externref_table: function() {
+            const table = wasm.__wbindgen_externrefs;
+            const offset = table.grow(4);
+            table.set(0, undefined);
+            table.set(offset + 0, undefined);
+            table.set(offset + 1, null);
+            table.set(offset + 2, true);
+            table.set(offset + 3, false);
+        },
+        memory: memory || new WebAssembly.Memory({initial:18,maximum:65536,shared:true}),
+    };
+    return {
+        __proto__: null,
+        "./kernels_bg.js": import0,
+    };
+}
+
+const EngineFinalization = (typeof FinalizationRegistry === 'undefined')
+    ? { register: () => {}, unregister: () => {} }
+    : new FinalizationRegistry(ptr => wasm.__wbg_engine_free(ptr >>> 0, 1));
+
+function getStringFromWasm0(ptr, len) {
+    ptr = ptr >>> 0;
+    return decodeText(ptr, len);
+}
+
+let cachedUint8ArrayMemory0 = null;
+function getUint8ArrayMemory0() {
+    if (cachedUint8ArrayMemory0 === null || cachedUint8ArrayMemory0.buffer !== wasm.memory.buffer) {
+        cachedUint8ArrayMemory0 = new Uint8Array(wasm.memory.buffer);
+    }
+    return cachedUint8ArrayMemory0;
+}
+
+let cachedTextDecoder = (typeof TextDecoder !== 'undefined' ? new TextDecoder('utf-8', { ignoreBOM: true, fatal: true }) : undefined);
+if (cachedTextDecoder) cachedTextDecoder.decode();
+
+const MAX_SAFARI_DECODE_BYTES = 2146435072;
+let numBytesDecoded = 0;
+function decodeText(ptr, len) {
+    numBytesDecoded += len;
+    if (numBytesDecoded >= MAX_SAFARI_DECODE_BYTES) {
+        cachedTextDecoder = new TextDecoder('utf-8', { ignoreBOM: true, fatal: true });
+        cachedTextDecoder.decode();
+        numBytesDecoded = len;
+    }
+    return cachedTextDecoder.decode(getUint8ArrayMemory0().slice(ptr, ptr + len));
+}
+
+let wasmModule, wasm;
+function __wbg_finalize_init(instance, module, thread_stack_size) {
+    wasm = instance.exports;
+    wasmModule = module;
+    cachedUint8ArrayMemory0 = null;
+    if (typeof thread_stack_size !== 'undefined' && (typeof thread_stack_size !== 'number' || thread_stack_size === 0 || thread_stack_size % 65536 !== 0)) {
+        throw new Error('invalid stack size');
+    }
+
+    wasm.__wbindgen_start(thread_stack_size);
+    return wasm;
+}
+
+async function __wbg_load(module, imports) {
+    if (typeof Response === 'function' && module instanceof Response) {
+        if (typeof WebAssembly.instantiateStreaming === 'function') {
+            try {
+                return await WebAssembly.instantiateStreaming(module, imports);
+            } catch (e) {
+                const validResponse = module.ok && expectedResponseType(module.type);
+
+                if (validResponse && module.headers.get('Content-Type') !== 'application/wasm') {
+                    console.warn("`WebAssembly.instantiateStreaming` failed because your server does not serve Wasm with `application/wasm` MIME type. Falling back to `WebAssembly.instantiate` which is slower. Original error:\n", e);
+
+                } else { throw e; }
+            }
+        }
+
+        const bytes = await module.arrayBuffer();
+        return await WebAssembly.instantiate(bytes, imports);
+    } else {
+        const instance = await WebAssembly.instantiate(module, imports);
+
+        if (instance instanceof WebAssembly.Instance) {
+            return { instance, module };
+        } else {
+            return instance;
+        }
+    }
+
+    function expectedResponseType(type) {
+        switch (type) {
+            case 'basic': case 'cors': case 'default': return true;
+        }
+        return false;
+    }
+}
+
+function initSync(module, memory) {
+    if (wasm !== undefined) return wasm;
+
+    let thread_stack_size
+    if (module !== undefined) {
+        if (Object.getPrototypeOf(module) === Object.prototype) {
+            ({module, memory, thread_stack_size} = module)
+        } else {
+            console.warn('using deprecated parameters for `initSync()`; pass a single object instead')
+        }
+    }
+
+    const imports = __wbg_get_imports(memory);
+    if (!(module instanceof WebAssembly.Module)) {
+        module = new WebAssembly.Module(module);
+    }
+    const instance = new WebAssembly.Instance(module, imports);
+    return __wbg_finalize_init(instance, module, thread_stack_size);
+}
+
+async function __wbg_init(module_or_path, memory) {
+    if (wasm !== undefined) return wasm;
+
+    let thread_stack_size
+    if (module_or_path !== undefined) {
+        if (Object.getPrototypeOf(module_or_path) === Object.prototype) {
+            ({module_or_path, memory, thread_stack_size} = module_or_path)
+        } else {
+            console.warn('using deprecated parameters for the initialization function; pass a single object instead')
+        }
+    }
+
+    if (module_or_path === undefined) {
+        module_or_path = new URL('kernels_bg.wasm', import.meta.url);
+    }
+    const imports = __wbg_get_imports(memory);
+
+    if (typeof module_or_path === 'string' || (typeof Request === 'function' && module_or_path instanceof Request) || (typeof URL === 'function' && module_or_path instanceof URL)) {
+        module_or_path = fetch(module_or_path);
+    }
+
+    const { instance, module } = await __wbg_load(await module_or_path, imports);
+
+    return __wbg_finalize_init(instance, module, thread_stack_size);
+}
+
+export { initSync, __wbg_init as default };

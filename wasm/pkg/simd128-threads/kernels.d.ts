@@ -1,0 +1,186 @@
+/* tslint:disable */
+/* eslint-disable */
+
+export class Engine {
+    free(): void;
+    [Symbol.dispose](): void;
+    /**
+     * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
+     * first. Returns false when KV memory ran out: then no row was run.
+     */
+    forward(rows: number, count: number, ids: number): boolean;
+    /**
+     * Where the last pass's logits are: f32, the rows' wanted positions one after the other.
+     */
+    logits(): number;
+    /**
+     * `window` 0 means that attention sees all.
+     */
+    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, context: number, epsilon: number, window: number);
+    /**
+     * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
+     */
+    sequence_fork(id: number): number;
+    /**
+     * Gives a sequence's blocks back.
+     */
+    sequence_free(id: number): void;
+    /**
+     * An empty sequence. Returns its id.
+     */
+    sequence_new(): number;
+    /**
+     * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+     * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
+     * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
+     */
+    set_matrix(slot: number, layer: number, bits: number, n: number, k: number, qweight: number, scales: number, zero_kind: number, zeros: number): number;
+    /**
+     * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
+     */
+    set_vector(slot: number, layer: number, values: number, count: number): void;
+    /**
+     * Where the last pass's hidden states are: f32 `[tokens, hidden]`.
+     */
+    states(): number;
+    /**
+     * KV blocks that sequences use.
+     */
+    used_blocks(): number;
+}
+
+/**
+ * Bytes of `m` quantized rows of `k` values.
+ */
+export function activation_bytes(m: number, k: number): number;
+
+/**
+ * Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.
+ */
+export function allocate(bytes: number): number;
+
+/**
+ * The dot that this engine is fastest with, of those that are exact for such weights.
+ */
+export function choose_dot(weights: number): number;
+
+/**
+ * Whether `matmul` has a kernel for full tiles of that height.
+ */
+export function has_kernel(dot: number, weights: number, tile: number, expand: boolean): boolean;
+
+/**
+ * `result` f32 `[m, n]`, the columns of panels `from..until` of 16: quantized rows times the packed matrix.
+ */
+export function matmul(dot: number, weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, expand: boolean, result: number, from: number, until: number): void;
+
+/**
+ * Bytes of a packed matrix `[n, k]`, `k % 32 == 0`.
+ */
+export function matrix_bytes(weights: number, n: number, k: number): number;
+
+/**
+ * Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
+ * 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+ */
+export function pack_int4(n: number, k: number, qweight: number, scales: number, zero_kind: number, zeros: number, to: number): number;
+
+/**
+ * Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
+ */
+export function pack_int8(n: number, k: number, qweight: number, scales: number, to: number): number;
+
+/**
+ * Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
+ */
+export function plan(dot: number, m: number): number;
+
+/**
+ * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+ */
+export function quantize_rows(x: number, m: number, k: number, tile: number, to: number, from: number, until: number): void;
+
+/**
+ * Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
+ * weights. Returns a sum so that nothing is left out.
+ */
+export function read_memory(pointer: number, bytes: number): number;
+
+/**
+ * Takes back what `allocate(bytes)` gave.
+ */
+export function release(pointer: number, bytes: number): void;
+
+/**
+ * `matmul` of all panels, without SIMD. Gives the same bits.
+ */
+export function scalar_matmul(weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, result: number): void;
+
+/**
+ * `quantize_rows` of all rows, without SIMD. Gives the same bytes.
+ */
+export function scalar_quantize_rows(x: number, m: number, k: number, tile: number, to: number): void;
+
+/**
+ * Whether the kernels of `dot` give the scalar product's bits on this engine.
+ */
+export function self_test(dot: number, weights: number): boolean;
+
+export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembly.Module;
+
+export interface InitOutput {
+    readonly __wbg_engine_free: (a: number, b: number) => void;
+    readonly activation_bytes: (a: number, b: number) => number;
+    readonly allocate: (a: number) => number;
+    readonly choose_dot: (a: number) => number;
+    readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
+    readonly engine_logits: (a: number) => number;
+    readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+    readonly engine_sequence_fork: (a: number, b: number) => number;
+    readonly engine_sequence_free: (a: number, b: number) => void;
+    readonly engine_sequence_new: (a: number) => number;
+    readonly engine_set_matrix: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+    readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
+    readonly engine_states: (a: number) => number;
+    readonly engine_used_blocks: (a: number) => number;
+    readonly has_kernel: (a: number, b: number, c: number, d: number) => number;
+    readonly matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
+    readonly matrix_bytes: (a: number, b: number, c: number) => number;
+    readonly pack_int4: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => number;
+    readonly pack_int8: (a: number, b: number, c: number, d: number, e: number) => number;
+    readonly plan: (a: number, b: number) => number;
+    readonly quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
+    readonly read_memory: (a: number, b: number) => number;
+    readonly release: (a: number, b: number) => void;
+    readonly scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
+    readonly scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
+    readonly self_test: (a: number, b: number) => number;
+    readonly memory: WebAssembly.Memory;
+    readonly __wbindgen_externrefs: WebAssembly.Table;
+    readonly __wbindgen_thread_destroy: (a?: number, b?: number, c?: number) => void;
+    readonly __wbindgen_start: (a: number) => void;
+}
+
+export type SyncInitInput = BufferSource | WebAssembly.Module;
+
+/**
+ * Instantiates the given `module`, which can either be bytes or
+ * a precompiled `WebAssembly.Module`.
+ *
+ * @param {{ module: SyncInitInput, memory?: WebAssembly.Memory, thread_stack_size?: number }} module - Passing `SyncInitInput` directly is deprecated.
+ * @param {WebAssembly.Memory} memory - Deprecated.
+ *
+ * @returns {InitOutput}
+ */
+export function initSync(module: { module: SyncInitInput, memory?: WebAssembly.Memory, thread_stack_size?: number } | SyncInitInput, memory?: WebAssembly.Memory): InitOutput;
+
+/**
+ * If `module_or_path` is {RequestInfo} or {URL}, makes a request and
+ * for everything else, calls `WebAssembly.instantiate` directly.
+ *
+ * @param {{ module_or_path: InitInput | Promise<InitInput>, memory?: WebAssembly.Memory, thread_stack_size?: number }} module_or_path - Passing `InitInput` directly is deprecated.
+ * @param {WebAssembly.Memory} memory - Deprecated.
+ *
+ * @returns {Promise<InitOutput>}
+ */
+export default function __wbg_init (module_or_path?: { module_or_path: InitInput | Promise<InitInput>, memory?: WebAssembly.Memory, thread_stack_size?: number } | InitInput | Promise<InitInput>, memory?: WebAssembly.Memory): Promise<InitOutput>;

@@ -1,0 +1,31 @@
+/* tslint:disable */
+/* eslint-disable */
+export const memory: WebAssembly.Memory;
+export const __wbg_engine_free: (a: number, b: number) => void;
+export const activation_bytes: (a: number, b: number) => number;
+export const allocate: (a: number) => number;
+export const choose_dot: (a: number) => number;
+export const engine_forward: (a: number, b: number, c: number, d: number) => number;
+export const engine_logits: (a: number) => number;
+export const engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+export const engine_sequence_fork: (a: number, b: number) => number;
+export const engine_sequence_free: (a: number, b: number) => void;
+export const engine_sequence_new: (a: number) => number;
+export const engine_set_matrix: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+export const engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
+export const engine_states: (a: number) => number;
+export const engine_used_blocks: (a: number) => number;
+export const has_kernel: (a: number, b: number, c: number, d: number) => number;
+export const matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
+export const matrix_bytes: (a: number, b: number, c: number) => number;
+export const pack_int4: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => number;
+export const pack_int8: (a: number, b: number, c: number, d: number, e: number) => number;
+export const plan: (a: number, b: number) => number;
+export const quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
+export const read_memory: (a: number, b: number) => number;
+export const release: (a: number, b: number) => void;
+export const scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
+export const scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
+export const self_test: (a: number, b: number) => number;
+export const __wbindgen_externrefs: WebAssembly.Table;
+export const __wbindgen_start: () => void;

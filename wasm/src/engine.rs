@@ -1,0 +1,220 @@
+//! The engine as JavaScript sees it: load weights, keep sequences, run passes. Pointers are byte addresses.
+
+use std::slice::from_raw_parts;
+
+use wasm_bindgen::prelude::wasm_bindgen;
+
+use crate::attention::AttentionShape;
+use crate::forward::{forward, logits, Row, Scratch};
+use crate::kv::{BlockPool, KvShape, Sequence};
+use crate::layout::{Weights, BLOCK};
+use crate::linear::Linear;
+use crate::model::{Config, Layer, Model};
+use crate::pack::{pack_int4, pack_int8, ZeroPoints};
+
+/// What a row of `Engine::forward` wants: `[sequence, start, tokens, logits]`, logits 0 none, 1 last, 2 all.
+const ROW_NUMBERS: usize = 4;
+
+#[wasm_bindgen]
+pub struct Engine {
+    model: Model,
+    pool: BlockPool,
+    /// By id; `None` is free.
+    sequences: Vec<Option<Sequence>>,
+    scratch: Scratch,
+    states: Vec<f32>,
+    picked: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// `window` 0 means that attention sees all.
+    #[wasm_bindgen(constructor)]
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        layers: usize,
+        hidden: usize,
+        intermediate: usize,
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        vocab: usize,
+        context: usize,
+        epsilon: f32,
+        window: usize,
+    ) -> Engine {
+        let window = if window == 0 { usize::MAX } else { window };
+        let attention = AttentionShape { heads, kv_heads, head_dim, window };
+        Engine {
+            model: Model {
+                config: Config { hidden, intermediate, attention, vocab, context, epsilon },
+                layers: (0..layers).map(|_| Layer::default()).collect(),
+                embedding: None,
+                head: None,
+                final_norm: Vec::new(),
+                cos: Vec::new(),
+                sin: Vec::new(),
+            },
+            pool: BlockPool::new(KvShape { layers, kv_heads, head_dim }),
+            sequences: Vec::new(),
+            scratch: Scratch::default(),
+            states: Vec::new(),
+            picked: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+    /// `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
+    /// Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
+    #[allow(clippy::too_many_arguments)]
+    pub fn set_matrix(
+        &mut self,
+        slot: u32,
+        layer: usize,
+        bits: u32,
+        n: usize,
+        k: usize,
+        qweight: usize,
+        scales: usize,
+        zero_kind: u32,
+        zeros: usize,
+    ) -> i32 {
+        let blocks = k / BLOCK;
+        let weights = match (bits, zero_kind) {
+            (8, _) => Weights::Int8,
+            (_, 0) => Weights::Int4,
+            _ => Weights::Int4Affine,
+        };
+        let Some(mut linear) = Linear::new(weights, n, k) else { return -2 };
+        let packed = unsafe {
+            let scales = from_raw_parts(scales as *const f32, n * blocks);
+            if bits == 8 {
+                pack_int8(n, k, from_raw_parts(qweight as *const u8, n * k), scales, linear.packed_mut())
+            } else {
+                let zeros = match zero_kind {
+                    0 => ZeroPoints::Absent,
+                    1 => ZeroPoints::F32(from_raw_parts(zeros as *const f32, n * blocks)),
+                    _ => ZeroPoints::Packed(from_raw_parts(zeros as *const u8, n * blocks.div_ceil(2))),
+                };
+                pack_int4(n, k, from_raw_parts(qweight as *const u8, n * k / 2), scales, zeros, linear.packed_mut())
+            }
+        };
+        let model = &mut self.model;
+        let place = match slot {
+            0 => &mut model.layers[layer].qkv,
+            1 => &mut model.layers[layer].output,
+            2 => &mut model.layers[layer].gate_up,
+            3 => &mut model.layers[layer].down,
+            4 => &mut model.embedding,
+            _ => &mut model.head,
+        };
+        *place = Some(linear);
+        packed.report()
+    }
+
+    /// Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
+    pub fn set_vector(&mut self, slot: u32, layer: usize, values: usize, count: usize) {
+        let values = unsafe { from_raw_parts(values as *const f32, count) }.to_vec();
+        let model = &mut self.model;
+        *match slot {
+            0 => &mut model.layers[layer].input_norm,
+            1 => &mut model.layers[layer].post_attention_norm,
+            2 => &mut model.final_norm,
+            3 => &mut model.cos,
+            _ => &mut model.sin,
+        } = values;
+    }
+
+    /// An empty sequence. Returns its id.
+    pub fn sequence_new(&mut self) -> usize {
+        let free = self.sequences.iter().position(Option::is_none);
+        let id = free.unwrap_or_else(|| {
+            self.sequences.push(None);
+            self.sequences.len() - 1
+        });
+        self.sequences[id] = Some(Sequence::default());
+        id
+    }
+
+    /// A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
+    pub fn sequence_fork(&mut self, id: usize) -> usize {
+        let fork = self.pool.fork(self.sequences[id].as_ref().unwrap());
+        let id = self.sequence_new();
+        self.sequences[id] = Some(fork);
+        id
+    }
+
+    /// Gives a sequence's blocks back.
+    pub fn sequence_free(&mut self, id: usize) {
+        if let Some(mut sequence) = self.sequences.get_mut(id).and_then(Option::take) {
+            self.pool.truncate(&mut sequence, 0);
+        }
+    }
+
+    /// KV blocks that sequences use.
+    pub fn used_blocks(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
+    /// first. Returns false when KV memory ran out: then no row was run.
+    pub fn forward(&mut self, rows: usize, count: usize, ids: usize) -> bool {
+        let rows = unsafe { from_raw_parts(rows as *const u32, count * ROW_NUMBERS) };
+        let tokens: usize = rows.chunks_exact(ROW_NUMBERS).map(|row| row[2] as usize).sum();
+        let mut ids = unsafe { from_raw_parts(ids as *const u32, tokens) };
+        let mut sequences: Vec<Sequence> = Vec::with_capacity(count);
+        let mut reserved = true;
+        for row in rows.chunks_exact(ROW_NUMBERS) {
+            let mut sequence = self.sequences[row[0] as usize].take().unwrap();
+            self.pool.truncate(&mut sequence, row[1] as usize);
+            reserved &= self.pool.reserve(&mut sequence, (row[1] + row[2]) as usize);
+            sequences.push(sequence);
+        }
+        if reserved {
+            let mut batch = Vec::with_capacity(count);
+            for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(&mut sequences) {
+                let (own, rest) = ids.split_at(row[2] as usize);
+                ids = rest;
+                batch.push(Row { sequence, start: row[1] as usize, ids: own });
+            }
+            forward(&self.model, &mut self.pool, &mut batch, &mut self.scratch, &mut self.states);
+        }
+        for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(sequences) {
+            self.sequences[row[0] as usize] = Some(sequence);
+        }
+        if reserved {
+            self.pick(rows);
+            logits(&self.model, &self.picked, &mut self.scratch, &mut self.logits);
+        }
+        reserved
+    }
+
+    /// Where the last pass's logits are: f32, the rows' wanted positions one after the other.
+    pub fn logits(&self) -> usize {
+        self.logits.as_ptr() as usize
+    }
+
+    /// Where the last pass's hidden states are: f32 `[tokens, hidden]`.
+    pub fn states(&self) -> usize {
+        self.states.as_ptr() as usize
+    }
+
+    /// Gathers the states whose logits are wanted.
+    fn pick(&mut self, rows: &[u32]) {
+        let hidden = self.model.config.hidden;
+        self.picked.clear();
+        let mut at = 0;
+        for row in rows.chunks_exact(ROW_NUMBERS) {
+            let tokens = row[2] as usize;
+            let first = match row[3] {
+                0 => tokens,
+                1 => tokens - 1,
+                _ => 0,
+            };
+            self.picked.extend_from_slice(&self.states[(at + first) * hidden..(at + tokens) * hidden]);
+            at += tokens;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Hearth's SIMD engine: kernels, and a forward pass over them (`engine.rs`). Pointers are byte addresses in the
+//! module's memory; nothing is checked but what is said, so
+//!
+//! Numbers stand for: weights 0 int4, 1 affine int4, 2 int8 (`layout.rs`); dot 0 plain, 1 i16, 2 i32 (`tile.rs`).
+
+#![feature(asm_experimental_arch)]
+
+mod activations;
+mod attention;
+mod choose;
+mod engine;
+mod forward;
+mod gemm_int4;
+mod half;
+mod kv;
+mod lanes;
+mod layout;
+mod linear;
+mod matmul;
+mod memory;
+mod model;
+mod ops;
+mod pack;
+mod panel_output;
+mod quantize;
+mod scalar;
+mod self_test;
+mod tile;
+
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+use activations::Activations;
+use layout::{Weights, BLOCK};
+use matmul::Matrix;
+use pack::ZeroPoints;
+use tile::Dot;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// Bytes of a packed matrix `[n, k]`, `k % 32 == 0`.
+#[wasm_bindgen]
+pub fn matrix_bytes(weights: u32, n: usize, k: usize) -> usize {
+    Weights::from_index(weights).matrix_bytes(n, k)
+}
+
+/// Bytes of `m` quantized rows of `k` values.
+#[wasm_bindgen]
+pub fn activation_bytes(m: usize, k: usize) -> usize {
+    Activations::bytes(m, k)
+}
+
+/// Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
+/// 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+#[wasm_bindgen]
+pub fn pack_int4(n: usize, k: usize, qweight: usize, scales: usize, zero_kind: u32, zeros: usize, to: usize) -> i32 {
+    let blocks = k / BLOCK;
+    let weights = if zero_kind == 0 { Weights::Int4 } else { Weights::Int4Affine };
+    let packed = unsafe {
+        let zeros = match zero_kind {
+            0 => ZeroPoints::Absent,
+            1 => ZeroPoints::F32(from_raw_parts(zeros as *const f32, n * blocks)),
+            _ => ZeroPoints::Packed(from_raw_parts(zeros as *const u8, n * blocks.div_ceil(2))),
+        };
+        let qweight = from_raw_parts(qweight as *const u8, n * k / 2);
+        let scales = from_raw_parts(scales as *const f32, n * blocks);
+        pack::pack_int4(n, k, qweight, scales, zeros, from_raw_parts_mut(to as *mut u8, weights.matrix_bytes(n, k)))
+    };
+    packed.report()
+}
+
+/// Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
+#[wasm_bindgen]
+pub fn pack_int8(n: usize, k: usize, qweight: usize, scales: usize, to: usize) -> i32 {
+    let packed = unsafe {
+        let qweight = from_raw_parts(qweight as *const u8, n * k);
+        let scales = from_raw_parts(scales as *const f32, n * k / BLOCK);
+        pack::pack_int8(n, k, qweight, scales, from_raw_parts_mut(to as *mut u8, Weights::Int8.matrix_bytes(n, k)))
+    };
+    packed.report()
+}
+
+/// Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+#[wasm_bindgen]
+pub fn quantize_rows(x: usize, m: usize, k: usize, tile: usize, to: usize, from: usize, until: usize) {
+    unsafe { quantize::quantize(x as *const f32, rows(to, m, k, tile), from, until) }
+}
+
+/// `result` f32 `[m, n]`, the columns of panels `from..until` of 16: quantized rows times the packed matrix.
+#[wasm_bindgen]
+#[allow(clippy::too_many_arguments)]
+pub fn matmul(
+    dot: u32,
+    weights: u32,
+    w: usize,
+    n: usize,
+    x: usize,
+    m: usize,
+    k: usize,
+    tile: usize,
+    expand: bool,
+    result: usize,
+    from: usize,
+    until: usize,
+) {
+    let matrix = Matrix { weights: Weights::from_index(weights), w: w as *const u8, n };
+    let x = rows(x, m, k, tile);
+    unsafe { matmul::matmul(Dot::from_index(dot), matrix, x, result as *mut f32, from, until, expand) }
+}
+
+/// `quantize_rows` of all rows, without SIMD. Gives the same bytes.
+#[wasm_bindgen]
+pub fn scalar_quantize_rows(x: usize, m: usize, k: usize, tile: usize, to: usize) {
+    unsafe { scalar::quantize(x as *const f32, rows(to, m, k, tile)) }
+}
+
+/// `matmul` of all panels, without SIMD. Gives the same bits.
+#[wasm_bindgen]
+#[allow(clippy::too_many_arguments)]
+pub fn scalar_matmul(weights: u32, w: usize, n: usize, x: usize, m: usize, k: usize, tile: usize, result: usize) {
+    let matrix = Matrix { weights: Weights::from_index(weights), w: w as *const u8, n };
+    unsafe { scalar::matmul(matrix, rows(x, m, k, tile), result as *mut f32) }
+}
+
+/// The dot that this engine is fastest with, of those that are exact for such weights.
+#[wasm_bindgen]
+pub fn choose_dot(weights: u32) -> u32 {
+    choose::choose(Weights::from_index(weights)) as u32
+}
+
+/// Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
+#[wasm_bindgen]
+pub fn plan(dot: u32, m: usize) -> u32 {
+    let (tile, expand) = choose::plan(Dot::from_index(dot), m);
+    tile as u32 + 16 * expand as u32
+}
+
+/// Whether `matmul` has a kernel for full tiles of that height.
+#[wasm_bindgen]
+pub fn has_kernel(dot: u32, weights: u32, tile: usize, expand: bool) -> bool {
+    let find = if expand { tile::expanded } else { tile::direct };
+    find(Weights::from_index(weights), Dot::from_index(dot), tile).is_some()
+}
+
+/// Whether the kernels of `dot` give the scalar product's bits on this engine.
+#[wasm_bindgen]
+pub fn self_test(dot: u32, weights: u32) -> bool {
+    self_test::passes(Dot::from_index(dot), Weights::from_index(weights))
+}
+
+fn rows(base: usize, m: usize, k: usize, tile: usize) -> Activations {
+    Activations { base: base as *mut u8, m, k, tile }
+}

@@ -1,0 +1,67 @@
+//! A matrix of the model, packed, and its product with rows of f32.
+
+use crate::activations::Activations;
+use crate::choose::{choose, plan};
+use crate::half::f16_to_f32;
+use crate::layout::{byte_at, Weights, BLOCK, PANEL};
+use crate::matmul::{matmul, Matrix};
+use crate::quantize::quantize;
+use crate::tile::Dot;
+
+/// Owns its packed bytes.
+pub struct Linear {
+    pub weights: Weights,
+    pub n: usize,
+    pub k: usize,
+    dot: Dot,
+    packed: Vec<u8>,
+}
+
+impl Linear {
+    /// Zeroed; `packed_mut` is for whoever fills it. `None` when the memory is not there.
+    pub fn new(weights: Weights, n: usize, k: usize) -> Option<Self> {
+        let bytes = weights.matrix_bytes(n, k);
+        let mut packed = Vec::new();
+        packed.try_reserve_exact(bytes).ok()?;
+        packed.resize(bytes, 0);
+        Some(Linear { weights, n, k, dot: choose(weights), packed })
+    }
+
+    pub fn packed_mut(&mut self) -> &mut [u8] {
+        &mut self.packed
+    }
+
+    /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.
+    /// A row gives the same bits whatever `m` is.
+    pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
+        assert!(x.len() == m * self.k && out.len() == m * self.n);
+        let (tile, expand) = plan(self.dot, m);
+        // int8 is read as it lies; only int4 gains from being expanded.
+        let expand = expand && self.weights != Weights::Int8;
+        let tile = if self.weights == Weights::Int8 { tile.min(2) } else { tile };
+        scratch.resize(Activations::bytes(m, self.k) + 64, 0);
+        let base = scratch.as_mut_ptr();
+        let base = unsafe { base.add(base.align_offset(64)) };
+        let rows = Activations { base, m, k: self.k, tile };
+        let matrix = Matrix { weights: self.weights, w: self.packed.as_ptr(), n: self.n };
+        unsafe {
+            quantize(x.as_ptr(), rows, 0, m);
+            matmul(self.dot, matrix, rows, out.as_mut_ptr(), 0, self.n.div_ceil(PANEL), expand);
+        }
+    }
+
+    /// Row `n` of an int8 matrix as f32 `[k]`: the embedding of a token.
+    pub fn row(&self, n: usize, out: &mut [f32]) {
+        assert!(self.weights == Weights::Int8 && n < self.n && out.len() == self.k);
+        let (panel, column) = (n / PANEL, n % PANEL);
+        let panel = &self.packed[panel * self.weights.panel_bytes(self.k)..];
+        for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let block = &panel[block * self.weights.block_bytes()..];
+            let at = self.weights.quant_bytes() + 2 * column;
+            let scale = f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
+            for (k, value) in out.iter_mut().enumerate() {
+                *value = (block[byte_at(column, k)] as i32 - 128) as f32 * scale;
+            }
+        }
+    }
+}

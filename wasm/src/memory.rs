@@ -1,0 +1,48 @@
+//! Memory for the caller, and how fast it can be read.
+
+use std::alloc::{alloc_zeroed, dealloc, Layout};
+use std::arch::wasm32::*;
+
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// A cache line: no two threads write to one by accident.
+const ALIGN: usize = 64;
+
+fn layout(bytes: usize) -> Option<Layout> {
+    Layout::from_size_align(bytes.max(1), ALIGN).ok()
+}
+
+/// Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.
+#[wasm_bindgen]
+pub fn allocate(bytes: usize) -> usize {
+    layout(bytes).map_or(0, |layout| unsafe { alloc_zeroed(layout) as usize })
+}
+
+/// Takes back what `allocate(bytes)` gave.
+#[wasm_bindgen]
+pub fn release(pointer: usize, bytes: usize) {
+    if let Some(layout) = layout(bytes) {
+        unsafe { dealloc(pointer as *mut u8, layout) }
+    }
+}
+
+/// Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
+/// weights. Returns a sum so that nothing is left out.
+#[wasm_bindgen]
+pub fn read_memory(pointer: usize, bytes: usize) -> i32 {
+    let mut sums = [i32x4_splat(0); 8];
+    let mut at = pointer as *const v128;
+    for _ in 0..bytes / 128 {
+        unsafe {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = i32x4_add(*sum, v128_load(at.add(i)));
+            }
+            at = at.add(8);
+        }
+    }
+    let sum = sums.into_iter().reduce(|a, b| i32x4_add(a, b)).unwrap();
+    i32x4_extract_lane::<0>(sum)
+        + i32x4_extract_lane::<1>(sum)
+        + i32x4_extract_lane::<2>(sum)
+        + i32x4_extract_lane::<3>(sum)
+}

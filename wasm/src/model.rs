@@ -1,0 +1,46 @@
+//! A decoder of Phi-3's or Llama's kind: its sizes, its weights, and where a pass keeps its numbers.
+
+use crate::attention::AttentionShape;
+use crate::linear::Linear;
+
+/// Sizes, named as in the model's `config.json`.
+pub struct Config {
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub attention: AttentionShape,
+    pub vocab: usize,
+    pub context: usize,
+    pub epsilon: f32,
+}
+
+/// Weights of one layer.
+#[derive(Default)]
+pub struct Layer {
+    /// f32 `[hidden]`
+    pub input_norm: Vec<f32>,
+    /// `[(heads + 2 * kv_heads) * head_dim, hidden]`
+    pub qkv: Option<Linear>,
+    /// `[hidden, heads * head_dim]`
+    pub output: Option<Linear>,
+    /// f32 `[hidden]`
+    pub post_attention_norm: Vec<f32>,
+    /// `[2 * intermediate, hidden]`, gates first
+    pub gate_up: Option<Linear>,
+    /// `[hidden, intermediate]`
+    pub down: Option<Linear>,
+}
+
+/// All weights.
+pub struct Model {
+    pub config: Config,
+    pub layers: Vec<Layer>,
+    /// int8 `[vocab, hidden]`
+    pub embedding: Option<Linear>,
+    /// `[vocab, hidden]`; absent when the embedding is used for it.
+    pub head: Option<Linear>,
+    /// f32 `[hidden]`
+    pub final_norm: Vec<f32>,
+    /// f32 `[context, head_dim / 2]` each
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}

@@ -1,0 +1,85 @@
+//! The same products one element at a time: the definition that the kernels are tested against, bit for bit.
+//!
+//! Integers are exact in both; every f32 operation is here once, in the kernels' order.
+
+use crate::activations::Activations;
+use crate::half::f16_to_scaled_f32;
+use crate::layout::{byte_at, nibble_at, Weights, BLOCK, PANEL};
+use crate::matmul::Matrix;
+use crate::quantize::{factors, zero_start};
+
+/// As `quantize::quantize`, all rows.
+///
+/// # Safety
+/// As there.
+pub unsafe fn quantize(x: *const f32, to: Activations) {
+    for (row, height) in to.tiles() {
+        let rows = to.tile_rows(row, height);
+        for r in 0..height {
+            for block in 0..to.k / BLOCK {
+                let x = std::slice::from_raw_parts(x.add((row + r) * to.k + block * BLOCK), BLOCK);
+                let amax = x.iter().fold(0.0f32, |max, v| if v.is_nan() || v.abs() > max { v.abs() } else { max });
+                let (factor, scale) = factors(if x.iter().any(|v| v.is_nan()) { f32::NAN } else { amax });
+                let mut sum = 0;
+                for (i, v) in x.iter().enumerate() {
+                    let q = (v * factor).round_ties_even() as i8;
+                    let k = block * BLOCK + i;
+                    rows.q.add((k / 4 * height + r) * 4 + k % 4).write(q);
+                    sum += q as i32;
+                }
+                let at = block * height + r;
+                rows.xs.add(at).write(scale);
+                rows.xz.add(at).write(zero_start(sum));
+                rows.sums.add(at).write(sum as f32);
+            }
+        }
+    }
+}
+
+/// As `matmul::matmul`, all panels.
+///
+/// # Safety
+/// As there.
+pub unsafe fn matmul(matrix: Matrix, x: Activations, result: *mut f32) {
+    let Matrix { weights, w, n } = matrix;
+    for (row, height) in x.tiles() {
+        let rows = x.tile_rows(row, height);
+        for r in 0..height {
+            for output in 0..n {
+                let (panel, column) = (output / PANEL, output % PANEL);
+                let panel = w.add(panel * weights.panel_bytes(x.k));
+                let mut c = 0.0f32;
+                for block in 0..x.k / BLOCK {
+                    let w = std::slice::from_raw_parts(panel.add(block * weights.block_bytes()), weights.block_bytes());
+                    let mut dot = 0i32;
+                    for i in 0..BLOCK {
+                        let k = block * BLOCK + i;
+                        let q = rows.q.add((k / 4 * height + r) * 4 + k % 4).read();
+                        dot += q as i32 * weight(weights, w, column, i);
+                    }
+                    let half = |at: usize| f16_to_scaled_f32(u16::from_le_bytes([w[at], w[at + 1]]));
+                    let at = weights.quant_bytes() + 2 * column;
+                    let mut s = dot as f32 * half(at);
+                    if weights.affine() {
+                        s += half(at + 2 * PANEL) * rows.sums.add(block * height + r).read();
+                    }
+                    c += s * rows.xs.add(block * height + r).read();
+                }
+                result.add((row + r) * n + output).write(c);
+            }
+        }
+    }
+}
+
+/// The integer that scale is multiplied with.
+fn weight(weights: Weights, block: &[u8], column: usize, k: usize) -> i32 {
+    let nibble = || {
+        let (byte, shift) = nibble_at(column, k);
+        (block[byte] >> shift & 15) as i32
+    };
+    match weights {
+        Weights::Int4 => nibble() - 8,
+        Weights::Int4Affine => nibble(),
+        Weights::Int8 => block[byte_at(column, k)] as i32 - 128,
+    }
+}
