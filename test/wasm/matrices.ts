@@ -14,7 +14,9 @@ export function makeMatrix(form: Form, n: number, k: number, content: Content, s
   const blocks = k / 32;
   const count = n * blocks;
   const fill = { lowest: 0, highest: 255 }[content as string];
-  const qweight = fill === undefined ? randomBytes(n * k * bits / 8, seed) : new Uint8Array(n * k * bits / 8).fill(fill);
+  const qweight = fill === undefined
+    ? randomBytes(n * k * bits / 8, seed)
+    : new Uint8Array(n * k * bits / 8).fill(fill);
   const noise = randomBytes(3 * count, seed + 1);
   const scales = Float32Array.from({ length: count }, (_, i) => {
     const sign = noise[3 * i]! & 1 ? -1 : 1;

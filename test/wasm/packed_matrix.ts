@@ -38,11 +38,7 @@ export class PackedMatrix implements Disposable {
     using q = new Block(kernels, qweight.byteLength).put(qweight);
     using s = new Block(kernels, scales.byteLength).put(scales);
     using z = new Block(kernels, zeroPoints?.byteLength ?? 0).put(zeroPoints ?? new Uint8Array());
-    const kind = !zeroPoints
-      ? ZeroKind.Absent
-      : zeroPoints instanceof Float32Array
-      ? ZeroKind.F32
-      : ZeroKind.Packed;
+    const kind = !zeroPoints ? ZeroKind.Absent : zeroPoints instanceof Float32Array ? ZeroKind.F32 : ZeroKind.Packed;
     this.rounded = bits === 8
       ? exports.pack_int8(n, k, q.pointer, s.pointer, this.packed.pointer)
       : exports.pack_int4(n, k, q.pointer, s.pointer, kind, z.pointer, this.packed.pointer);
