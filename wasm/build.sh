@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 fail() {
   echo "build.sh: $1" >&2
   sed -n '6,9s/^# \{0,1\}//p' build.sh >&2
-  exit 1
+  exit 77 # "cannot be tried here", as automake has it
 }
 
 has_std_source() { [ -d "$("$1" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/std" ]; }
