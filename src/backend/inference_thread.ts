@@ -11,11 +11,15 @@ const ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
   RangeError,
 };
 
-/** This side of the inference thread: one request in flight at a time. Ends with `terminate()`. */
+/** How long a pass may hold up the end of its thread, in milliseconds. */
+const CLOSE_MS = 5000;
+
+/** This side of the inference thread: one request in flight at a time. Ends with `close()`. */
 export class InferenceThread {
   readonly #worker: Worker;
   #waiting: { resolve(reply: Reply): void; reject(error: Error): void } | undefined;
   #dead: Error | undefined;
+  #exited = false;
 
   private constructor(worker: Worker, onProgress: LoadProgress | undefined) {
     this.#worker = worker;
@@ -24,7 +28,10 @@ export class InferenceThread {
       else this.#settle(reply);
     });
     worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));
-    worker.on("exit", (code) => this.#die(`it ended with exit code ${code}`));
+    worker.on("exit", (code) => {
+      this.#exited = true;
+      this.#die(`it ended with exit code ${code}`);
+    });
   }
 
   /**
@@ -39,9 +46,10 @@ export class InferenceThread {
     try {
       const reply = await thread.#reply();
       if (reply.type !== "ready") throw errorOf(reply);
-      return { thread, kind: reply.kind, detail: reply.detail, heapBytes: reply.heapBytes };
+      return { thread, ...reply };
     } catch (error) {
-      await thread.terminate();
+      thread.#die("it did not start");
+      await worker.terminate();
       throw error;
     }
   }
@@ -69,9 +77,15 @@ export class InferenceThread {
     if (!this.#dead) this.#post({ type: "free", cacheId });
   }
 
-  async terminate(): Promise<void> {
+  /** Lets the pass in flight end, for a while, then ends the thread. What waits is rejected at once. */
+  async close(): Promise<void> {
     this.#die("the backend was closed");
-    await this.#worker.terminate();
+    if (this.#exited) return;
+    const exit = new Promise((resolve) => this.#worker.once("exit", resolve));
+    this.#post({ type: "close" });
+    const timer = setTimeout(() => this.#worker.terminate(), CLOSE_MS);
+    await exit;
+    clearTimeout(timer);
   }
 
   #post(request: Request): void {

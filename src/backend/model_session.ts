@@ -21,6 +21,8 @@ export interface ModelSession {
   run(row: SessionRow): Promise<RowResult>;
   /** Gives a cache's memory back; nothing happens when there is none. */
   freeCache(cacheId: number): void;
+  /** Ends what runs beside this thread, where anything does. No pass follows. */
+  close?(): Promise<void>;
 }
 
 /** Which positions of a row get logits. */

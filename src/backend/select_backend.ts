@@ -22,8 +22,8 @@ type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend
 const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
   "ort-wasm": ({ model, ...options }, reason) =>
     createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
-  "simd": ({ model, onProgress }, reason) =>
-    createSimdBackend({ reason, modelDir: model.path, config: model.config, onProgress }),
+  "simd": ({ model, threads, onProgress }, reason) =>
+    createSimdBackend({ reason, modelDir: model.path, config: model.config, threads, onProgress }),
 };
 
 /** What `"auto"` tries, in order. `simd` joins when it runs on several threads. */

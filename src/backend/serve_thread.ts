@@ -1,3 +1,4 @@
+import process from "node:process";
 import { parentPort } from "node:worker_threads";
 import type { LoadProgress } from "./inference_thread.ts";
 import type { ModelSession } from "./model_session.ts";
@@ -5,10 +6,10 @@ import type { Reply, Request } from "./thread_protocol.ts";
 
 /**
  * The inference thread's side: loads a model, then runs one row after another. HTTP never waits for it.
- * @param load gives the session and a name for its kind
+ * @param load gives the session, a name for its kind, and how many threads share a pass
  */
 export async function serveThread(
-  load: (onProgress: LoadProgress) => Promise<{ session: ModelSession; kind: string }>,
+  load: (onProgress: LoadProgress) => Promise<{ session: ModelSession; kind: string; threads: number }>,
 ): Promise<void> {
   const port = parentPort!;
   const reply = (message: Reply, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
@@ -18,17 +19,22 @@ export async function serveThread(
   };
   const run = async (session: ModelSession, request: Request): Promise<void> => {
     if (request.type === "free") return session.freeCache(request.cacheId);
+    if (request.type === "close") {
+      await session.close?.();
+      // Of this thread. Deno 2.9 has no `parentPort.close()`.
+      return process.exit(0);
+    }
     const result = await session.run(request.row);
     const buffers = [result.logits.buffer, result.hiddenStates?.buffer].filter((b) => b instanceof ArrayBuffer);
     reply({ type: "result", result }, buffers);
   };
   try {
-    const { session, kind } = await load((step, fraction) => reply({ type: "progress", step, fraction }));
+    const { session, kind, threads } = await load((step, fraction) => reply({ type: "progress", step, fraction }));
     let last = Promise.resolve();
     port.on("message", (request: Request) => {
       last = last.then(() => run(session, request)).catch(replyError);
     });
-    reply({ type: "ready", kind, detail: session.detail, heapBytes: session.heapBytes });
+    reply({ type: "ready", kind, detail: session.detail, heapBytes: session.heapBytes, threads });
   } catch (error) {
     replyError(error);
   }

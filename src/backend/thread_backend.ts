@@ -37,7 +37,7 @@ export class ThreadBackend implements Backend {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.thread.terminate();
+    await this.thread.close();
   }
 
   async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {

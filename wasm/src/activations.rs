@@ -21,6 +21,9 @@ pub struct Activations {
     pub tile: usize,
 }
 
+/// Threads write different tiles, and read when all are written.
+unsafe impl Sync for Activations {}
+
 /// Pointers to the first block of a tile.
 #[derive(Clone, Copy)]
 pub struct TileRows {

@@ -179,7 +179,7 @@ impl Engine {
                 ids = rest;
                 batch.push(Row { sequence, start: row[1] as usize, ids: own });
             }
-            forward(&self.model, &mut self.pool, &mut batch, &mut self.scratch, &mut self.states);
+            forward(&self.model, &self.pool, &mut batch, &mut self.scratch, &mut self.states);
         }
         for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(sequences) {
             self.sequences[row[0] as usize] = Some(sequence);

@@ -7,6 +7,10 @@ use crate::attention::attend;
 use crate::kv::{BlockPool, Sequence, BLOCK_TOKENS};
 use crate::model::Model;
 use crate::ops::{add, rms_norm, rotate, swiglu};
+use crate::threads::{self, for_parts, Shared};
+
+/// Fewer tokens than this are normed, added and so on faster by one thread than by several.
+const TOKENS_APART: usize = 8;
 
 /// Some tokens of one sequence, which has room for them from `start` on.
 pub struct Row<'a> {
@@ -29,7 +33,7 @@ pub struct Scratch {
 }
 
 /// Runs all layers. The last hidden states, after the final norm, are f32 `[tokens, hidden]` in `states`.
-pub fn forward(model: &Model, pool: &mut BlockPool, rows: &mut [Row], scratch: &mut Scratch, states: &mut Vec<f32>) {
+pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut Scratch, states: &mut Vec<f32>) {
     let config = &model.config;
     let shape = &config.attention;
     let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
@@ -39,7 +43,9 @@ pub fn forward(model: &Model, pool: &mut BlockPool, rows: &mut [Row], scratch: &
     x.resize(tokens * hidden, 0.0);
     normed.resize(tokens * hidden, 0.0);
     product.resize(tokens * hidden, 0.0);
-    scores.resize(config.context.next_multiple_of(BLOCK_TOKENS), 0.0);
+    let context = config.context.next_multiple_of(BLOCK_TOKENS);
+    scores.resize(threads::count() * context, 0.0);
+    let places = places(rows);
 
     let embedding = model.embedding.as_ref().unwrap();
     let ids = rows.iter().flat_map(|row| row.ids);
@@ -50,43 +56,59 @@ pub fn forward(model: &Model, pool: &mut BlockPool, rows: &mut [Row], scratch: &
         norm_rows(x, &layer.input_norm, config.epsilon, normed);
         wide.resize(tokens * qkv_size, 0.0);
         layer.qkv.as_ref().unwrap().run(normed, tokens, quantized, wide);
+        let shared = Shared::new(wide);
+        for_parts(tokens, TOKENS_APART, |_, part| {
+            for (token, place) in part.clone().zip(&places[part]) {
+                let qkv = unsafe { shared.part(token * qkv_size..(token + 1) * qkv_size) };
+                store(model, pool, rows[place.row].sequence, index, place.position, qkv);
+            }
+        });
         narrow.resize(tokens * shape.heads * head_dim, 0.0);
-        let mut at = 0;
-        for row in rows.iter() {
-            for i in 0..row.ids.len() {
-                let qkv = &mut wide[(at + i) * qkv_size..][..qkv_size];
-                store(model, pool, row.sequence, index, row.start + i, qkv);
+        let (out, scores) = (Shared::new(narrow), Shared::new(scores));
+        for_parts(tokens * shape.heads, 1, |thread, part| {
+            let scores = unsafe { scores.part(thread * context..(thread + 1) * context) };
+            for unit in part {
+                let (token, head) = (unit / shape.heads, unit % shape.heads);
+                let Place { row, position } = places[token];
+                let query = &wide[token * qkv_size + head * head_dim..][..head_dim];
+                let out = unsafe { out.part(unit * head_dim..(unit + 1) * head_dim) };
+                attend(pool, rows[row].sequence, shape, index, head, position, query, scores, out);
             }
-            for i in 0..row.ids.len() {
-                let qkv = &wide[(at + i) * qkv_size..][..qkv_size];
-                let out = &mut narrow[(at + i) * shape.heads * head_dim..][..shape.heads * head_dim];
-                for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
-                    let query = &qkv[head * head_dim..][..head_dim];
-                    attend(pool, row.sequence, shape, index, head, row.start + i, query, scores, out);
-                }
-            }
-            at += row.ids.len();
-        }
+        });
         layer.output.as_ref().unwrap().run(narrow, tokens, quantized, product);
-        add(x, product);
+        add_rows(x, product, hidden);
 
         norm_rows(x, &layer.post_attention_norm, config.epsilon, normed);
-        wide.resize(tokens * 2 * config.intermediate, 0.0);
+        let intermediate = config.intermediate;
+        wide.resize(tokens * 2 * intermediate, 0.0);
         layer.gate_up.as_ref().unwrap().run(normed, tokens, quantized, wide);
-        narrow.resize(tokens * config.intermediate, 0.0);
-        for (gate_up, out) in
-            wide.chunks_exact(2 * config.intermediate).zip(narrow.chunks_exact_mut(config.intermediate))
-        {
-            swiglu(gate_up, out);
-        }
+        narrow.resize(tokens * intermediate, 0.0);
+        let out = Shared::new(narrow);
+        for_parts(tokens, TOKENS_APART, |_, part| {
+            for token in part {
+                let out = unsafe { out.part(token * intermediate..(token + 1) * intermediate) };
+                swiglu(&wide[token * 2 * intermediate..][..2 * intermediate], out);
+            }
+        });
         layer.down.as_ref().unwrap().run(narrow, tokens, quantized, product);
-        add(x, product);
+        add_rows(x, product, hidden);
     }
     states.resize(tokens * hidden, 0.0);
     norm_rows(x, &model.final_norm, config.epsilon, states);
     for row in rows {
         row.sequence.length = row.start + row.ids.len();
     }
+}
+
+/// Where a token of the pass belongs.
+struct Place {
+    row: usize,
+    position: usize,
+}
+
+fn places(rows: &[Row]) -> Vec<Place> {
+    let tokens = |(row, it): (usize, &Row)| (it.start..it.start + it.ids.len()).map(move |position| Place { row, position });
+    rows.iter().enumerate().flat_map(tokens).collect()
 }
 
 /// f32 `[rows, vocab]` of f32 `[rows, hidden]` states.
@@ -100,13 +122,26 @@ pub fn logits(model: &Model, states: &[f32], scratch: &mut Scratch, out: &mut Ve
 }
 
 fn norm_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
-        rms_norm(x, weight, epsilon, out);
-    }
+    let hidden = weight.len();
+    let out = Shared::new(out);
+    for_parts(x.len() / hidden, TOKENS_APART, |_, part| {
+        for token in part {
+            let at = token * hidden..(token + 1) * hidden;
+            rms_norm(&x[at.clone()], weight, epsilon, unsafe { out.part(at) });
+        }
+    });
+}
+
+fn add_rows(x: &mut [f32], y: &[f32], hidden: usize) {
+    let shared = Shared::new(x);
+    for_parts(y.len() / hidden, TOKENS_APART, |_, part| {
+        let at = part.start * hidden..part.end * hidden;
+        add(unsafe { shared.part(at.clone()) }, &y[at]);
+    });
 }
 
 /// Turns queries and keys of one token to its position, and puts its keys and values into the cache.
-fn store(model: &Model, pool: &mut BlockPool, sequence: &Sequence, layer: usize, position: usize, qkv: &mut [f32]) {
+fn store(model: &Model, pool: &BlockPool, sequence: &Sequence, layer: usize, position: usize, qkv: &mut [f32]) {
     let shape = &model.config.attention;
     let half = shape.head_dim / 2;
     let (cos, sin) = (&model.cos[position * half..][..half], &model.sin[position * half..][..half]);
@@ -117,7 +152,7 @@ fn store(model: &Model, pool: &mut BlockPool, sequence: &Sequence, layer: usize,
     for kind in 0..2 {
         for kv_head in 0..shape.kv_heads {
             let at = (shape.heads + kind * shape.kv_heads + kv_head) * shape.head_dim;
-            let slot = pool.token_mut(block, layer, kind, kv_head, position % BLOCK_TOKENS);
+            let slot = unsafe { pool.token_mut(block, layer, kind, kv_head, position % BLOCK_TOKENS) };
             slot.copy_from_slice(&qkv[at..at + shape.head_dim]);
         }
     }

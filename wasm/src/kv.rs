@@ -104,9 +104,15 @@ impl BlockPool {
     }
 
     /// Where one token's keys or values of a head are written: f32 `[head_dim]`.
-    pub fn token_mut(&mut self, block: u32, layer: usize, kind: usize, kv_head: usize, token: usize) -> &mut [f32] {
+    ///
+    /// # Safety
+    /// Nobody else reads or writes that token meanwhile: its block has one user, and one thread has the token.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn token_mut(&self, block: u32, layer: usize, kind: usize, kv_head: usize, token: usize) -> &mut [f32] {
         let at = self.offset(layer, kind, kv_head) + token * self.shape.head_dim;
-        &mut self.blocks[block as usize].data[at..at + self.shape.head_dim]
+        let data = &self.blocks[block as usize].data;
+        assert!(at + self.shape.head_dim <= data.len());
+        std::slice::from_raw_parts_mut(data.as_ptr().add(at).cast_mut(), self.shape.head_dim)
     }
 
     fn offset(&self, layer: usize, kind: usize, kv_head: usize) -> usize {

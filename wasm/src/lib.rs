@@ -1,9 +1,9 @@
 //! Hearth's SIMD engine: kernels, and a forward pass over them (`engine.rs`). Pointers are byte addresses in the
-//! module's memory; nothing is checked but what is said, so
+//! module's memory; nothing is checked but what is said.
 //!
 //! Numbers stand for: weights 0 int4, 1 affine int4, 2 int8 (`layout.rs`); dot 0 plain, 1 i16, 2 i32 (`tile.rs`).
 
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, stdarch_wasm_atomic_wait)]
 
 mod activations;
 mod attention;
@@ -25,6 +25,7 @@ mod panel_output;
 mod quantize;
 mod scalar;
 mod self_test;
+mod threads;
 mod tile;
 
 use std::slice::{from_raw_parts, from_raw_parts_mut};

@@ -6,7 +6,11 @@ use crate::half::f16_to_f32;
 use crate::layout::{byte_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
 use crate::quantize::quantize;
+use crate::threads::{for_parts, Shared};
 use crate::tile::Dot;
+
+/// Fewer rows than this are quantized faster by one thread than by several.
+const ROWS_APART: usize = 8;
 
 /// Owns its packed bytes.
 pub struct Linear {
@@ -32,7 +36,7 @@ impl Linear {
     }
 
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.
-    /// A row gives the same bits whatever `m` is.
+    /// A row gives the same bits whatever `m` is, and however many threads run.
     pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
         assert!(x.len() == m * self.k && out.len() == m * self.n);
         let (tile, expand) = plan(self.dot, m);
@@ -44,10 +48,11 @@ impl Linear {
         let base = unsafe { base.add(base.align_offset(64)) };
         let rows = Activations { base, m, k: self.k, tile };
         let matrix = Matrix { weights: self.weights, w: self.packed.as_ptr(), n: self.n };
-        unsafe {
-            quantize(x.as_ptr(), rows, 0, m);
-            matmul(self.dot, matrix, rows, out.as_mut_ptr(), 0, self.n.div_ceil(PANEL), expand);
-        }
+        for_parts(m, ROWS_APART, |_, part| unsafe { quantize(x.as_ptr(), rows, part.start, part.end) });
+        let out = Shared::new(out);
+        for_parts(self.n.div_ceil(PANEL), 1, |_, part| unsafe {
+            matmul(self.dot, matrix, rows, out.pointer(), part.start, part.end, expand)
+        });
     }
 
     /// Row `n` of an int8 matrix as f32 `[k]`: the embedding of a token.

@@ -13,6 +13,9 @@ pub struct Matrix {
     pub n: usize,
 }
 
+/// It is only read.
+unsafe impl Sync for Matrix {}
+
 /// `result[row][output] = sum over k of x[row][k] * w[output][k]`, for the outputs of panels `from..until`.
 ///
 /// With `expand`, int4 is expanded to bytes in slices that all rows share; the bits of the result are the same.

@@ -39,10 +39,10 @@ await serveThread(async (onProgress) => {
   onProgress("starting onnxruntime", 0);
   if (session !== "api") {
     try {
-      return { session: await HeapSession.create(model, config, threads), kind: "heap" };
+      return { session: await HeapSession.create(model, config, threads), kind: "heap", threads };
     } catch (error) {
       if (!(session === "auto" && error instanceof BackendUnavailableError)) throw error;
     }
   }
-  return { session: await ApiSession.create(model, config, threads), kind: "api" };
+  return { session: await ApiSession.create(model, config, threads), kind: "api", threads };
 });

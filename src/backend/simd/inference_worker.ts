@@ -7,16 +7,18 @@ import { serveThread } from "../serve_thread.ts";
 import { findDecoderWeights } from "./decoder_weights.ts";
 import { loadKernels } from "./kernels.ts";
 import { SimdSession } from "./simd_session.ts";
+import { ThreadPool } from "./thread_pool.ts";
 
 /** What the thread needs to load a model; handed over as `workerData`. */
 export interface LoadOptions {
   /** The `.onnx` file; its external data lies beside it. */
   onnxPath: string;
   config: ModelConfig;
+  threads: number;
 }
 
 await serveThread(async (onProgress) => {
-  const { onnxPath, config } = workerData as LoadOptions;
+  const { onnxPath, config, threads } = workerData as LoadOptions;
   let graph: Uint8Array;
   try {
     graph = readFileSync(onnxPath);
@@ -28,5 +30,7 @@ await serveThread(async (onProgress) => {
   if (!kernels) {
     throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");
   }
-  return { session: new SimdSession(kernels, config, weights, onProgress), kind: kernels.variant };
+  const pool = await ThreadPool.start(kernels, threads);
+  const session = new SimdSession(kernels, pool, config, weights, onProgress);
+  return { session, kind: kernels.variant, threads: pool.size };
 });

@@ -8,6 +8,13 @@ export interface KernelExports {
   /** Zeroed, 64-byte aligned; 0 when there is not so much memory. Views of the memory go stale when it grows. */
   allocate(bytes: number): number;
   release(pointer: number, bytes: number): void;
+  /** Threads in all; the others have called `help`, or will. */
+  set_threads(threads: number): void;
+  /** Runs parts of the coordinator's passes until `dismiss`. */
+  help(thread: number): void;
+  /** In place of a return from `help` that threw. */
+  help_failed(): void;
+  dismiss(): void;
   matrix_bytes(weights: Weights, n: number, k: number): number;
   activation_bytes(m: number, k: number): number;
   /** How many scales and minima f16 had to round; -1 when it cannot hold one. */

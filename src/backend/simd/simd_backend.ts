@@ -10,6 +10,8 @@ export interface SimdOptions {
   /** The model folder; the graph is `onnx/model_q4.onnx` in it. */
   modelDir: string;
   config: ModelConfig;
+  /** Threads that share a pass. @default one */
+  threads?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
   reason?: string;
   onProgress?: LoadProgress;
@@ -19,18 +21,20 @@ export interface SimdOptions {
 const BLOCK_TOKENS = 16;
 
 /**
- * Loads a model into our own WASM engine, on a thread of its own. It runs on that one thread yet.
+ * Loads a model into our own WASM engine, on a thread of its own.
  * @throws {ModelFileError} when the model's files are damaged or of another kind
  * @throws {OutOfMemoryError} when the weights do not fit the heap
  * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
  */
-export async function createSimdBackend({ modelDir, config, reason, onProgress }: SimdOptions): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config };
+export async function createSimdBackend(
+  { modelDir, config, threads = 1, reason, onProgress }: SimdOptions,
+): Promise<Backend> {
+  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads };
   const entry = new URL("./inference_worker.ts", import.meta.url);
-  const { thread, kind, detail, heapBytes } = await InferenceThread.start(entry, load, onProgress);
+  const { thread, kind, detail, heapBytes, threads: started } = await InferenceThread.start(entry, load, onProgress);
   const info: BackendInfo = {
     name: "simd",
-    threads: 1,
+    threads: started,
     // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
     variant: "simd-1/a8",
     reason: reason ?? "it was asked for",

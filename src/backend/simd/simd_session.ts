@@ -5,6 +5,7 @@ import type { LoadProgress } from "../inference_thread.ts";
 import type { ModelSession, SessionRow } from "../model_session.ts";
 import type { DecoderWeights, QuantizedMatrix } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
+import type { ThreadPool } from "./thread_pool.ts";
 import type { WasmEngine } from "./wasm_engine.ts";
 
 /** `set_matrix`'s and `set_vector`'s slots. */
@@ -17,6 +18,7 @@ const ZERO_KIND = { absent: 0, f32: 1, packed: 2 } as const;
 export class SimdSession implements ModelSession {
   readonly detail = "KV in blocks of 16 tokens, f32";
   readonly #kernels: Kernels;
+  readonly #pool: ThreadPool;
   readonly #config: ModelConfig;
   readonly #engine: WasmEngine;
   /** Sequence of each cache. */
@@ -28,11 +30,19 @@ export class SimdSession implements ModelSession {
 
   /**
    * Reads, packs and copies all weights.
+   * @param pool closed with the session
    * @throws {ModelFileError} when a scale does not fit f16
    * @throws {OutOfMemoryError} when the weights do not fit the heap
    */
-  constructor(kernels: Kernels, config: ModelConfig, weights: DecoderWeights, onProgress: LoadProgress) {
+  constructor(
+    kernels: Kernels,
+    pool: ThreadPool,
+    config: ModelConfig,
+    weights: DecoderWeights,
+    onProgress: LoadProgress,
+  ) {
     this.#kernels = kernels;
+    this.#pool = pool;
     this.#config = config;
     this.#engine = new kernels.exports.Engine(
       config.numHiddenLayers,
@@ -87,6 +97,10 @@ export class SimdSession implements ModelSession {
     const sequence = this.#sequences.get(cacheId);
     if (sequence !== undefined) this.#engine.sequence_free(sequence);
     this.#sequences.delete(cacheId);
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
   }
 
   #setMatrix(slot: number, layer: number, { n, k, bits, ...parts }: QuantizedMatrix): void {

@@ -24,6 +24,18 @@ describe("simd on a tiny model", () => {
     assert.ok(error < 0.05 * spread, `${error} of ${spread}`);
   });
 
+  test("starts and stops with more threads than there are cores, again and again", async () => {
+    await using model = await tinyModel();
+    const ids = [3, 17, 39, 0, 17, 8, 25, 31, 4, 4, 12];
+    const seen = new Set<string>();
+    for (const threads of [1, 2, 3, 5, 9, 2, 4, 8]) {
+      await using backend = await createSimdBackend({ modelDir: model.path, config: model.config, threads });
+      const [result] = await backend.forward([{ tokenIds: ids, logits: "all" }]);
+      seen.add(Buffer.from(result!.logits.buffer).toString("base64"));
+    }
+    assert.equal(seen.size, 1);
+  });
+
   test("refuses a graph that it does not know, by the node's name", async () => {
     await using model = await tinyModel();
     const graph = decodeModel(await readFile(model.onnxPath));
@@ -62,6 +74,21 @@ describe("simd on the bundled model", () => {
       }
     }
   });
+
+  for (const threads of [2, 3]) {
+    test(`gives the same bits on ${threads} threads`, async () => {
+      await using other = await createSimdBackend({ modelDir: model.path, config: model.config, threads });
+      assert.equal(other.info.threads, threads);
+      const { vocabSize } = model.config;
+      using cache = other.createKvCache();
+      const [prompt] = await other.forward([{ cache, tokenIds: ids.slice(0, 150), logits: "all" }]);
+      assert.deepEqual(prompt!.logits, whole.subarray(0, 150 * vocabSize));
+      for (let at = 150; at < ids.length; at++) {
+        const [row] = await other.forward([{ cache, tokenIds: [ids[at]!] }]);
+        assert.deepEqual(row!.logits, whole.subarray(at * vocabSize, (at + 1) * vocabSize), `${at}`);
+      }
+    });
+  }
 
   test("going back and on again gives the same bits", async () => {
     using cache = backend.createKvCache();

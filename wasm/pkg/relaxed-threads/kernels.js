@@ -154,6 +154,13 @@ export function choose_dot(weights) {
 }
 
 /**
+ * Sends all helpers home and goes on alone.
+ */
+export function dismiss() {
+    wasm.dismiss();
+}
+
+/**
  * Whether `matmul` has a kernel for full tiles of that height.
  * @param {number} dot
  * @param {number} weights
@@ -164,6 +171,21 @@ export function choose_dot(weights) {
 export function has_kernel(dot, weights, tile, expand) {
     const ret = wasm.has_kernel(dot, weights, tile, expand);
     return ret !== 0;
+}
+
+/**
+ * Helps with the coordinator's tasks as thread number `thread`, 1 and up, until `dismiss`.
+ * @param {number} thread
+ */
+export function help(thread) {
+    wasm.help(thread);
+}
+
+/**
+ * For the thread whose `help` trapped in a task: the coordinator need not wait for it, and traps too.
+ */
+export function help_failed() {
+    wasm.help_failed();
 }
 
 /**
@@ -311,11 +333,23 @@ export function self_test(dot, weights) {
     const ret = wasm.self_test(dot, weights);
     return ret !== 0;
 }
+
+/**
+ * Says how many threads there are, at most 128. Each of the others has called `help`, or will.
+ * @param {number} threads
+ */
+export function set_threads(threads) {
+    wasm.set_threads(threads);
+}
 function __wbg_get_imports(memory) {
     const import0 = {
         __proto__: null,
         __wbg___wbindgen_throw_6b64449b9b9ed33c: function(arg0, arg1) {
             throw new Error(getStringFromWasm0(arg0, arg1));
+        },
+        __wbg_now_099ba6970c1c787c: function() {
+            const ret = performance.now();
+            return ret;
         },
         __wbindgen_init_externref_table: function() {
             const table = wasm.__wbindgen_externrefs;

@@ -65,9 +65,24 @@ export function allocate(bytes: number): number;
 export function choose_dot(weights: number): number;
 
 /**
+ * Sends all helpers home and goes on alone.
+ */
+export function dismiss(): void;
+
+/**
  * Whether `matmul` has a kernel for full tiles of that height.
  */
 export function has_kernel(dot: number, weights: number, tile: number, expand: boolean): boolean;
+
+/**
+ * Helps with the coordinator's tasks as thread number `thread`, 1 and up, until `dismiss`.
+ */
+export function help(thread: number): void;
+
+/**
+ * For the thread whose `help` trapped in a task: the coordinator need not wait for it, and traps too.
+ */
+export function help_failed(): void;
 
 /**
  * `result` f32 `[m, n]`, the columns of panels `from..until` of 16: quantized rows times the packed matrix.
@@ -126,6 +141,11 @@ export function scalar_quantize_rows(x: number, m: number, k: number, tile: numb
  */
 export function self_test(dot: number, weights: number): boolean;
 
+/**
+ * Says how many threads there are, at most 128. Each of the others has called `help`, or will.
+ */
+export function set_threads(threads: number): void;
+
 export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembly.Module;
 
 export interface InitOutput {
@@ -133,6 +153,7 @@ export interface InitOutput {
     readonly activation_bytes: (a: number, b: number) => number;
     readonly allocate: (a: number) => number;
     readonly choose_dot: (a: number) => number;
+    readonly dismiss: () => void;
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
     readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
@@ -144,6 +165,8 @@ export interface InitOutput {
     readonly engine_states: (a: number) => number;
     readonly engine_used_blocks: (a: number) => number;
     readonly has_kernel: (a: number, b: number, c: number, d: number) => number;
+    readonly help: (a: number) => void;
+    readonly help_failed: () => void;
     readonly matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
     readonly pack_int4: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => number;
@@ -155,6 +178,7 @@ export interface InitOutput {
     readonly scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
     readonly scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly self_test: (a: number, b: number) => number;
+    readonly set_threads: (a: number) => void;
     readonly memory: WebAssembly.Memory;
     readonly __wbindgen_externrefs: WebAssembly.Table;
     readonly __wbindgen_thread_destroy: (a?: number, b?: number, c?: number) => void;

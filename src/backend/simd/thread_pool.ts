@@ -1,0 +1,72 @@
+import { Worker } from "node:worker_threads";
+import { BackendUnavailableError } from "../../errors.ts";
+import type { Kernels, SharedKernels, Variant } from "./kernels.ts";
+
+/** What a thread of the pool needs to join; handed over as `workerData`. */
+export interface JoinOptions {
+  variant: Variant;
+  shared: SharedKernels;
+  /** From 1; 0 is the thread that coordinates. */
+  index: number;
+}
+
+/**
+ * Threads beside the calling one that share its passes, over one memory. Ends with `close()`.
+ * While a pass runs they spin; 0.2 ms later they sleep.
+ */
+export class ThreadPool {
+  readonly #kernels: Kernels;
+  readonly #workers: readonly Worker[];
+
+  private constructor(kernels: Kernels, workers: readonly Worker[]) {
+    this.#kernels = kernels;
+    this.#workers = workers;
+  }
+
+  /**
+   * @param threads in all, the calling one included; a build without threads has one
+   * @throws {BackendUnavailableError} when a thread cannot be started
+   */
+  static async start(kernels: Kernels, threads: number): Promise<ThreadPool> {
+    const { variant, module, memory } = kernels;
+    const count = variant === "simd128" ? 1 : Math.max(1, threads);
+    const workers = Array.from({ length: count - 1 }, (_, i) => {
+      const workerData: JoinOptions = { variant, shared: { module, memory }, index: i + 1 };
+      return new Worker(new URL("./pool_worker.ts", import.meta.url), { workerData });
+    });
+    try {
+      await Promise.all(workers.map(joined));
+    } catch (cause) {
+      await Promise.all(workers.map((worker) => worker.terminate()));
+      throw new BackendUnavailableError(
+        `Cannot start ${count} threads: ${(cause as Error).message}. Ask for fewer with THREADS`,
+        { cause },
+      );
+    }
+    kernels.exports.set_threads(count);
+    return new ThreadPool(kernels, workers);
+  }
+
+  /** Threads in all. */
+  get size(): number {
+    return this.#workers.length + 1;
+  }
+
+  /** Sends the others home and waits until they are gone. No pass runs meanwhile. */
+  async close(): Promise<void> {
+    // Deno 2.9 has no "exit" event for a Worker that ends by itself, when that Worker's parent is one: it says so.
+    const gone = this.#workers.map((worker) => new Promise((resolve) => worker.once("message", resolve)));
+    this.#kernels.exports.dismiss();
+    await Promise.all(gone);
+    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+  }
+}
+
+/** Waits until a thread says that it is about to help. */
+function joined(worker: Worker): Promise<void> {
+  return new Promise((resolve, reject) => {
+    worker.once("message", () => resolve());
+    worker.once("error", reject);
+    worker.once("exit", () => reject(new Error("it ended while it started")));
+  });
+}
