@@ -29,7 +29,8 @@ export interface RowResult {
 /** Options of {@linkcode Backend.forward}. */
 export interface ForwardOptions {
   /**
-   * Cancels between rows. A row that has started is finished: its cache then holds its tokens.
+   * Cancels between passes, where the rows take several: a row that has started is finished, and its cache then holds
+   * its tokens.
    */
   signal?: AbortSignal;
 }
@@ -66,9 +67,10 @@ export interface Backend extends AsyncDisposable {
   /** Bytes that a cache of `tokens` tokens reserves. */
   kvBytes(tokens: number): number;
   /**
-   * One pass over a batch of rows. Concurrent calls queue in order of arrival.
+   * One pass over a batch of rows, or one after the other where the backend cannot share a pass. No two rows have the
+   * same cache. Concurrent calls queue in order of arrival.
    * @returns one result a row, in order
-   * @throws {RangeError} when a row is empty or its cache would outgrow the context length
+   * @throws {RangeError} when a row is empty, its cache would outgrow the context length, or two rows share one
    * @throws {OutOfMemoryError} when KV memory runs out; the caches keep their earlier tokens
    * @throws {BackendUnavailableError} when the inference thread died
    * @throws the signal's reason when aborted

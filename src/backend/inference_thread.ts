@@ -55,16 +55,16 @@ export class InferenceThread {
   }
 
   /**
-   * Runs a row. The caller sees to it that only one is running.
+   * Runs a pass. The caller sees to it that only one is running.
    * @throws {BackendUnavailableError} when the thread died
    */
-  async run(row: SessionRow): Promise<RowResult> {
+  async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
     if (this.#dead) throw this.#dead;
     const reply = this.#reply();
-    this.#post({ type: "run", row });
+    this.#post({ type: "run", rows });
     const answer = await reply;
-    if (answer.type !== "result") throw errorOf(answer);
-    return answer.result;
+    if (answer.type !== "results") throw errorOf(answer);
+    return answer.results;
   }
 
   /** Why it is gone, once it is. */

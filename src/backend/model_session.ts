@@ -17,8 +17,14 @@ export interface ModelSession {
   readonly detail: string;
   /** Bytes of WASM memory, weights and KV; 0 where that cannot be told. */
   readonly heapBytes: number;
-  /** @throws {OutOfMemoryError} when KV memory runs out; the cache keeps its earlier tokens */
-  run(row: SessionRow): Promise<RowResult>;
+  /** Rows that one pass takes at most. */
+  readonly rowsPerPass: number;
+  /**
+   * One pass. No two rows have the same cache.
+   * @returns one result a row, in order
+   * @throws {OutOfMemoryError} when KV memory runs out; the caches keep their earlier tokens
+   */
+  run(rows: readonly SessionRow[]): Promise<RowResult[]>;
   /** Gives a cache's memory back; nothing happens when there is none. */
   freeCache(cacheId: number): void;
   /** Ends what runs beside this thread, where anything does. No pass follows. */

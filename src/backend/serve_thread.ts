@@ -5,7 +5,7 @@ import type { ModelSession } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
 /**
- * The inference thread's side: loads a model, then runs one row after another. HTTP never waits for it.
+ * The inference thread's side: loads a model, then runs one pass after another. HTTP never waits for it.
  * @param load gives the session, a name for its kind, and how many threads share a pass
  */
 export async function serveThread(
@@ -24,9 +24,9 @@ export async function serveThread(
       // Of this thread. Deno 2.9 has no `parentPort.close()`.
       return process.exit(0);
     }
-    const result = await session.run(request.row);
-    const buffers = [result.logits.buffer, result.hiddenStates?.buffer].filter((b) => b instanceof ArrayBuffer);
-    reply({ type: "result", result }, buffers);
+    const results = await session.run(request.rows);
+    const buffers = results.flatMap(({ logits, hiddenStates }) => [logits.buffer, hiddenStates?.buffer]);
+    reply({ type: "results", results }, buffers.filter((buffer) => buffer instanceof ArrayBuffer));
   };
   try {
     const { session, kind, threads } = await load((step, fraction) => reply({ type: "progress", step, fraction }));
@@ -34,7 +34,8 @@ export async function serveThread(
     port.on("message", (request: Request) => {
       last = last.then(() => run(session, request)).catch(replyError);
     });
-    reply({ type: "ready", kind, detail: session.detail, heapBytes: session.heapBytes, threads });
+    const { detail, heapBytes, rowsPerPass } = session;
+    reply({ type: "ready", kind, detail, heapBytes, threads, rowsPerPass });
   } catch (error) {
     replyError(error);
   }

@@ -2,6 +2,7 @@ import type { KvCache } from "../kv/kv_cache.ts";
 import type { ModelConfig } from "../model/model_config.ts";
 import type { Backend, BackendInfo, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
 import type { InferenceThread } from "./inference_thread.ts";
+import type { SessionRow } from "./model_session.ts";
 import { RemoteKvCache } from "./remote_kv_cache.ts";
 
 /** A backend whose model lives in an inference thread: checks what comes in, and queues passes in order of arrival. */
@@ -10,12 +11,16 @@ export class ThreadBackend implements Backend {
   /** Settles when the pass in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
 
-  /** @param kvBytes bytes that a cache of so many tokens reserves in the thread */
+  /**
+   * @param kvBytes bytes that a cache of so many tokens reserves in the thread
+   * @param rowsPerPass rows that the thread's session takes at once
+   */
   constructor(
     readonly thread: InferenceThread,
     readonly config: ModelConfig,
     readonly info: BackendInfo,
     readonly kvBytes: (tokens: number) => number,
+    readonly rowsPerPass: number,
   ) {}
 
   get failure(): Error | undefined {
@@ -31,6 +36,10 @@ export class ThreadBackend implements Backend {
 
   async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
     for (const row of rows) this.#check(row);
+    const caches = rows.flatMap(({ cache }) => cache ?? []);
+    if (new Set(caches).size < caches.length) {
+      throw new RangeError("Cannot run a pass: two rows have the same KV cache, wanted one row a sequence");
+    }
     const results = this.#tail.then(() => this.#runAll(rows, signal));
     this.#tail = results.catch(() => {});
     return await results;
@@ -42,23 +51,24 @@ export class ThreadBackend implements Backend {
 
   async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {
     const results: RowResult[] = [];
-    for (const row of rows) {
+    for (let from = 0; from < rows.length; from += this.rowsPerPass) {
       signal?.throwIfAborted();
-      results.push(await this.#run(row));
+      results.push(...await this.#run(rows.slice(from, from + this.rowsPerPass)));
     }
     return results;
   }
 
-  async #run({ cache, tokenIds, logits = "last", hiddenStates = false }: ForwardRow): Promise<RowResult> {
-    const kv = cache as RemoteKvCache | undefined;
-    // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
-    kv?.assertUsable();
-    this.#checkContext(kv, tokenIds.length);
-    const ids = Array.from(tokenIds);
-    const row = { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: ids, logits, hiddenStates };
-    const result = await this.thread.run(row);
-    kv?.append(ids.length);
-    return result;
+  async #run(rows: readonly ForwardRow[]): Promise<RowResult[]> {
+    const sessionRows = rows.map(({ cache, tokenIds, logits = "last", hiddenStates = false }): SessionRow => {
+      const kv = cache as RemoteKvCache | undefined;
+      // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
+      kv?.assertUsable();
+      this.#checkContext(kv, tokenIds.length);
+      return { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: Array.from(tokenIds), logits, hiddenStates };
+    });
+    const results = await this.thread.run(sessionRows);
+    for (const { cache, tokenIds } of rows) (cache as RemoteKvCache | undefined)?.append(tokenIds.length);
+    return results;
   }
 
   #check({ cache, tokenIds }: ForwardRow): void {

@@ -4,7 +4,7 @@ import type { SessionRow } from "./model_session.ts";
 
 /** To the thread. Requests are answered in order; `free` and `close` have none. */
 export type Request =
-  | { type: "run"; row: SessionRow }
+  | { type: "run"; rows: readonly SessionRow[] }
   | { type: "free"; cacheId: number }
   /** The last one: the thread ends. */
   | { type: "close" };
@@ -13,7 +13,7 @@ export type Request =
 export type Reply =
   | { type: "progress"; step: string; fraction: number }
   /** `detail` tells people how KV and weights are kept, `kind` tells the backend. */
-  | { type: "ready"; kind: string; detail: string; heapBytes: number; threads: number }
-  | { type: "result"; result: RowResult }
+  | { type: "ready"; kind: string; detail: string; heapBytes: number; threads: number; rowsPerPass: number }
+  | { type: "results"; results: RowResult[] }
   /** `name` tells which class of `errors.ts` it was. */
   | { type: "error"; name: string; message: string };

@@ -146,6 +146,11 @@ impl Engine {
         id
     }
 
+    /// Forgets a sequence's tokens from `length` on.
+    pub fn sequence_truncate(&mut self, id: usize, length: usize) {
+        self.pool.truncate(self.sequences[id].as_mut().unwrap(), length);
+    }
+
     /// Gives a sequence's blocks back.
     pub fn sequence_free(&mut self, id: usize) {
         if let Some(mut sequence) = self.sequences.get_mut(id).and_then(Option::take) {

@@ -3,7 +3,8 @@
 //!
 //! Numbers stand for: weights 0 int4, 1 affine int4, 2 int8 (`layout.rs`); dot 0 plain, 1 i16, 2 i32 (`tile.rs`).
 
-#![feature(asm_experimental_arch, stdarch_wasm_atomic_wait)]
+#![feature(asm_experimental_arch)]
+#![cfg_attr(target_feature = "atomics", feature(stdarch_wasm_atomic_wait))]
 
 mod activations;
 mod attention;

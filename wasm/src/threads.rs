@@ -36,6 +36,7 @@ const NEXT_TASK: u32 = 0x100;
 #[repr(align(64))]
 struct Signal {
     value: AtomicU32,
+    #[cfg_attr(not(target_feature = "atomics"), allow(dead_code))]
     sleeping: AtomicU32,
 }
 

@@ -18,6 +18,8 @@ interface ApiKv {
 export class ApiSession implements ModelSession {
   readonly detail = "KV copied in every step";
   readonly heapBytes = 0;
+  /** As in `HeapSession`. */
+  readonly rowsPerPass = 1;
   readonly #caches = new Map<number, ApiKv>();
   readonly #session: ort.InferenceSession;
   readonly #config: ModelConfig;
@@ -40,7 +42,8 @@ export class ApiSession implements ModelSession {
     this.#hiddenStates = hiddenStates;
   }
 
-  async run({ cacheId, start, tokenIds, logits, hiddenStates }: SessionRow): Promise<RowResult> {
+  async run([row]: readonly SessionRow[]): Promise<RowResult[]> {
+    const { cacheId, start, tokenIds, logits, hiddenStates } = row!;
     const past = this.#past(cacheId === undefined ? undefined : this.#caches.get(cacheId), start);
     const total = start + tokenIds.length;
     const kvNames = this.#kvNames("present");
@@ -55,7 +58,7 @@ export class ApiSession implements ModelSession {
     const outputs = await this.#session.run(feeds, fetches);
     if (cacheId !== undefined) this.#caches.set(cacheId, { tokens: total, tensors: kvNames.map((n) => outputs[n]!) });
     const floats = (name: string) => outputs[name]!.data as Float32Array;
-    return { logits: floats("logits"), ...(hiddenStates && { hiddenStates: floats(this.#hiddenStates) }) };
+    return [{ logits: floats("logits"), ...(hiddenStates && { hiddenStates: floats(this.#hiddenStates) }) }];
   }
 
   freeCache(cacheId: number): void {

@@ -17,6 +17,8 @@ const SEQUENTIAL = 0;
  */
 export class HeapSession implements ModelSession {
   readonly detail = "KV stays in the WASM heap";
+  /** The graph has one attention mask for the whole batch, so rows of unlike lengths cannot share a pass. */
+  readonly rowsPerPass = 1;
   readonly #module: OrtModule;
   readonly #config: ModelConfig;
   readonly #session: number;
@@ -63,12 +65,13 @@ export class HeapSession implements ModelSession {
     return heapBytes(this.#module).length;
   }
 
-  async run({ cacheId, start, tokenIds, logits, hiddenStates }: SessionRow): Promise<RowResult> {
+  async run([row]: readonly SessionRow[]): Promise<RowResult[]> {
+    const { cacheId, start, tokenIds, logits, hiddenStates } = row!;
     const total = start + tokenIds.length;
     const cache = this.#cache(cacheId);
     try {
       cache.reserve(total, start);
-      return await this.#run(cache, tokenIds, total, logitsPositions(logits, tokenIds.length), hiddenStates);
+      return [await this.#run(cache, tokenIds, total, logitsPositions(logits, tokenIds.length), hiddenStates)];
     } finally {
       if (cacheId === undefined) cache.free();
     }

@@ -43,7 +43,7 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
   const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
   const load: LoadOptions = { onnxPath, config, threads, weights: form, session: options.session ?? "auto" };
   const entry = new URL("./inference_worker.ts", import.meta.url);
-  const { thread, kind, detail: kvDetail } = await InferenceThread.start(entry, load, options.onProgress);
+  const { thread, kind, detail: kvDetail, rowsPerPass } = await InferenceThread.start(entry, load, options.onProgress);
   const info: BackendInfo = {
     name: "ort-wasm",
     threads,
@@ -54,7 +54,7 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
   };
   // The heap's buffers grow in steps; the API's tensors are as long as the sequence.
   const reserved = (tokens: number) => kind === "heap" ? kvCapacity(tokens, config.contextLength) : tokens;
-  return new ThreadBackend(thread, config, info, (tokens) => reserved(tokens) * kvBytesPerToken(config));
+  return new ThreadBackend(thread, config, info, (tokens) => reserved(tokens) * kvBytesPerToken(config), rowsPerPass);
 }
 
 /**

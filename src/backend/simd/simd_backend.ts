@@ -31,10 +31,11 @@ export async function createSimdBackend(
 ): Promise<Backend> {
   const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads };
   const entry = new URL("./inference_worker.ts", import.meta.url);
-  const { thread, kind, detail, heapBytes, threads: started } = await InferenceThread.start(entry, load, onProgress);
+  const started = await InferenceThread.start(entry, load, onProgress);
+  const { kind, detail, heapBytes, rowsPerPass } = started;
   const info: BackendInfo = {
     name: "simd",
-    threads: started,
+    threads: started.threads,
     // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
     variant: "simd-1/a8",
     reason: reason ?? "it was asked for",
@@ -43,5 +44,5 @@ export async function createSimdBackend(
     } MiB, ${detail}`,
   };
   const kvBytes = (tokens: number) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * kvBytesPerToken(config);
-  return new ThreadBackend(thread, config, info, kvBytes);
+  return new ThreadBackend(started.thread, config, info, kvBytes, rowsPerPass);
 }

@@ -1,8 +1,9 @@
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import type { RowResult } from "../backend.ts";
+import type { LogitsWanted, RowResult } from "../backend.ts";
 import type { LoadProgress } from "../inference_thread.ts";
 import type { ModelSession, SessionRow } from "../model_session.ts";
+import { cutPasses, type RowPart } from "./cut_passes.ts";
 import type { DecoderWeights, QuantizedMatrix } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
 import type { ThreadPool } from "./thread_pool.ts";
@@ -14,18 +15,24 @@ const VECTOR = { inputNorm: 0, postAttentionNorm: 1, finalNorm: 2, cos: 3, sin: 
 const LOGITS = { none: 0, last: 1, all: 2 } as const;
 const ZERO_KIND = { absent: 0, f32: 1, packed: 2 } as const;
 
+/** Tokens of a pass at most: the weights' cost is shared well by then. */
+const PASS_TOKENS = 256;
+/** Numbers that describe a row to `forward`: sequence, start, tokens, logits. */
+const ROW_NUMBERS = 4;
+
 /** Our engine with a model in it: weights packed, KV in blocks, everything in one WASM memory. */
 export class SimdSession implements ModelSession {
   readonly detail = "KV in blocks of 16 tokens, f32";
+  readonly rowsPerPass = Infinity;
   readonly #kernels: Kernels;
   readonly #pool: ThreadPool;
   readonly #config: ModelConfig;
   readonly #engine: WasmEngine;
   /** Sequence of each cache. */
   readonly #sequences = new Map<number, number>();
-  /** u32 `[4]`: the row that `forward` runs. */
-  readonly #row: number;
-  /** u32 `[context_length]` */
+  /** u32 `[PASS_TOKENS, 4]`: the rows that `forward` runs. */
+  readonly #rows: number;
+  /** u32 `[PASS_TOKENS]`: their tokens, one row after the other. */
   readonly #ids: number;
 
   /**
@@ -56,8 +63,8 @@ export class SimdSession implements ModelSession {
       config.rmsNormEps,
       config.slidingWindow ?? 0,
     );
-    this.#row = this.#allocate(16);
-    this.#ids = this.#allocate(4 * config.contextLength);
+    this.#rows = this.#allocate(4 * ROW_NUMBERS * PASS_TOKENS);
+    this.#ids = this.#allocate(4 * PASS_TOKENS);
     weights.layers.forEach((layer, i) => {
       for (const name of ["qkv", "output", "gateUp", "down"] as const) this.#setMatrix(MATRIX[name], i, layer[name]);
       this.#setVector(VECTOR.inputNorm, i, layer.inputNorm());
@@ -73,23 +80,64 @@ export class SimdSession implements ModelSession {
     return this.#kernels.memory.buffer.byteLength;
   }
 
-  async run({ cacheId, start, tokenIds, logits, hiddenStates }: SessionRow): Promise<RowResult> {
-    const sequence = (cacheId === undefined ? undefined : this.#sequences.get(cacheId)) ?? this.#engine.sequence_new();
-    if (cacheId !== undefined) this.#sequences.set(cacheId, sequence);
+  async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
+    const sequences = rows.map(({ cacheId }) => this.#sequence(cacheId));
+    const results = rows.map(({ tokenIds, logits, hiddenStates }) => this.#emptyResult(tokenIds, logits, hiddenStates));
     try {
-      this.#numbers(this.#row, 4).set([sequence, start, tokenIds.length, LOGITS[logits]]);
-      this.#numbers(this.#ids, tokenIds.length).set(tokenIds);
-      if (!this.#engine.forward(this.#row, 1, this.#ids)) {
-        throw new OutOfMemoryError(`Cannot hold KV for ${start + tokenIds.length} tokens: the WASM heap is full`);
-      }
-      const positions = { none: 0, last: 1, all: tokenIds.length }[logits];
-      const result: RowResult = { logits: this.#floats(this.#engine.logits(), positions * this.#config.vocabSize) };
-      if (hiddenStates) {
-        result.hiddenStates = this.#floats(this.#engine.states(), tokenIds.length * this.#config.hiddenSize);
-      }
-      return result;
+      for (const parts of cutPasses(rows, PASS_TOKENS)) this.#pass(rows, parts, sequences, results);
+      return results;
+    } catch (error) {
+      rows.forEach(({ start }, row) => this.#engine.sequence_truncate(sequences[row]!, start));
+      throw error;
     } finally {
-      if (cacheId === undefined) this.#engine.sequence_free(sequence);
+      rows.forEach(({ cacheId }, row) => cacheId === undefined && this.#engine.sequence_free(sequences[row]!));
+    }
+  }
+
+  #sequence(cacheId: number | undefined): number {
+    const known = cacheId === undefined ? undefined : this.#sequences.get(cacheId);
+    const sequence = known ?? this.#engine.sequence_new();
+    if (cacheId !== undefined) this.#sequences.set(cacheId, sequence);
+    return sequence;
+  }
+
+  #emptyResult({ length }: readonly number[], logits: LogitsWanted, hiddenStates: boolean): RowResult {
+    const positions = { none: 0, last: 1, all: length }[logits];
+    return {
+      logits: new Float32Array(positions * this.#config.vocabSize),
+      ...(hiddenStates && { hiddenStates: new Float32Array(length * this.#config.hiddenSize) }),
+    };
+  }
+
+  /** Runs one pass and copies what it gave into the results of its rows. */
+  #pass(
+    rows: readonly SessionRow[],
+    parts: readonly RowPart[],
+    sequences: readonly number[],
+    results: readonly RowResult[],
+  ): void {
+    const numbers = parts.flatMap(({ row, from, count, logits }) => [
+      sequences[row]!,
+      rows[row]!.start + from,
+      count,
+      LOGITS[logits],
+    ]);
+    const ids = parts.flatMap(({ row, from, count }) => rows[row]!.tokenIds.slice(from, from + count));
+    this.#numbers(this.#rows, numbers.length).set(numbers);
+    this.#numbers(this.#ids, ids.length).set(ids);
+    if (!this.#engine.forward(this.#rows, parts.length, this.#ids)) {
+      const tokens = parts.map(({ row, from, count }) => rows[row]!.start + from + count).join(" + ");
+      throw new OutOfMemoryError(`Cannot hold KV for ${tokens} tokens: the WASM heap is full`);
+    }
+    const { vocabSize, hiddenSize } = this.#config;
+    let [logitsAt, statesAt] = [this.#engine.logits() >>> 0, this.#engine.states() >>> 0];
+    for (const { row, from, count, logits: wanted } of parts) {
+      const { logits, hiddenStates } = results[row]!;
+      const positions = { none: 0, last: 1, all: count }[wanted];
+      logits.set(this.#floats(logitsAt, positions * vocabSize), wanted === "all" ? from * vocabSize : 0);
+      hiddenStates?.set(this.#floats(statesAt, count * hiddenSize), from * hiddenSize);
+      logitsAt += 4 * positions * vocabSize;
+      statesAt += 4 * count * hiddenSize;
     }
   }
 
@@ -137,8 +185,8 @@ export class SimdSession implements ModelSession {
     return new Uint32Array(this.#kernels.memory.buffer, pointer, count);
   }
 
-  /** Copied out: the heap's own are overwritten by the next pass. */
-  #floats(pointer: number, count: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(new Float32Array(this.#kernels.memory.buffer, pointer >>> 0, count));
+  /** The heap's own, which the next pass overwrites. */
+  #floats(pointer: number, count: number): Float32Array {
+    return new Float32Array(this.#kernels.memory.buffer, pointer, count);
   }
 }

@@ -13,6 +13,7 @@ export interface WasmEngine {
   ): number;
   set_vector(slot: number, layer: number, values: number, count: number): void;
   sequence_new(): number;
+  sequence_truncate(id: number, length: number): void;
   sequence_free(id: number): void;
   forward(rows: number, count: number, ids: number): boolean;
   logits(): number;

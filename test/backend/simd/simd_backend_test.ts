@@ -90,6 +90,48 @@ describe("simd on the bundled model", () => {
     });
   }
 
+  test("gives the same bits to rows of several sequences in one pass, of any lengths", async () => {
+    const { vocabSize, hiddenSize } = model.config;
+    const logitsOf = (from: number, until: number) => whole.subarray(from * vocabSize, until * vocabSize);
+    // Cut differently: 1 + 7 + 199 + 120 tokens take two passes inside the engine.
+    const caches = [0, 40, 1, 80].map((length) => ({ cache: backend.createKvCache(), length }));
+    for (const { cache, length } of caches) {
+      if (length > 0) await backend.forward([{ cache, tokenIds: ids.slice(0, length), logits: "none" }]);
+    }
+    const ends = [1, 47, 200, 200];
+    const rows = caches.map(({ cache, length }, i) => ({
+      cache,
+      tokenIds: ids.slice(length, ends[i]),
+      hiddenStates: true,
+    }));
+    const results = await backend.forward(rows.map((row, i) => ({ ...row, logits: i === 2 ? "all" : "last" })));
+    results.forEach(({ logits, hiddenStates }, i) => {
+      assert.deepEqual(logits, logitsOf(i === 2 ? caches[i]!.length : ends[i]! - 1, ends[i]!), `row ${i}`);
+      assert.equal(hiddenStates!.length, (ends[i]! - caches[i]!.length) * hiddenSize);
+    });
+    const [alone] = await backend.forward([{ tokenIds: ids, logits: "none", hiddenStates: true }]);
+    assert.deepEqual(results[2]!.hiddenStates, alone!.hiddenStates!.subarray(hiddenSize));
+    // Decode side by side, one of them with a prompt chunk.
+    for (const step of [0, 1, 2]) {
+      const two = caches.slice(0, 2);
+      const results = await backend.forward(two.map(({ cache }, i) => ({
+        cache,
+        tokenIds: ids.slice(cache.length, cache.length + (i === 1 ? 20 : 1)),
+      })));
+      results.forEach(({ logits }, i) => {
+        assert.deepEqual(logits, logitsOf(two[i]!.cache.length - 1, two[i]!.cache.length), `step ${step}`);
+      });
+    }
+    for (const { cache } of caches) cache.dispose();
+  });
+
+  test("refuses two rows of one sequence", async () => {
+    using cache = backend.createKvCache();
+    const row = { cache, tokenIds: [1, 2] };
+    await assert.rejects(backend.forward([row, row]), { name: "RangeError", message: /two rows have the same/ });
+    assert.equal(cache.length, 0);
+  });
+
   test("going back and on again gives the same bits", async () => {
     using cache = backend.createKvCache();
     await backend.forward([{ cache, tokenIds: [...ids.slice(0, 90), 5, 6, 7, 8, 9], logits: "none" }]);

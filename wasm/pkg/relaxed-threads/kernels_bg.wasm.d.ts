@@ -11,6 +11,7 @@ export const engine_new: (a: number, b: number, c: number, d: number, e: number,
 export const engine_sequence_fork: (a: number, b: number) => number;
 export const engine_sequence_free: (a: number, b: number) => void;
 export const engine_sequence_new: (a: number) => number;
+export const engine_sequence_truncate: (a: number, b: number, c: number) => void;
 export const engine_set_matrix: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
 export const engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
 export const engine_states: (a: number) => number;

@@ -30,6 +30,10 @@ export class Engine {
      */
     sequence_new(): number;
     /**
+     * Forgets a sequence's tokens from `length` on.
+     */
+    sequence_truncate(id: number, length: number): void;
+    /**
      * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
      * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
      * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
@@ -160,6 +164,7 @@ export interface InitOutput {
     readonly engine_sequence_fork: (a: number, b: number) => number;
     readonly engine_sequence_free: (a: number, b: number) => void;
     readonly engine_sequence_new: (a: number) => number;
+    readonly engine_sequence_truncate: (a: number, b: number, c: number) => void;
     readonly engine_set_matrix: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
     readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly engine_states: (a: number) => number;

@@ -75,6 +75,14 @@ export class Engine {
         return ret >>> 0;
     }
     /**
+     * Forgets a sequence's tokens from `length` on.
+     * @param {number} id
+     * @param {number} length
+     */
+    sequence_truncate(id, length) {
+        wasm.engine_sequence_truncate(this.__wbg_ptr, id, length);
+    }
+    /**
      * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
      * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
      * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
