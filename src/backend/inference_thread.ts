@@ -14,11 +14,15 @@ const ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
 /** How long a pass may hold up the end of its thread, in milliseconds. */
 const CLOSE_MS = 5000;
 
+/** A thread with a model in it, and what it says of both. */
+export type StartedThread = { thread: InferenceThread } & Extract<Reply, { type: "ready" }>;
+
 /** This side of the inference thread: one request in flight at a time. Ends with `close()`. */
 export class InferenceThread {
   readonly #worker: Worker;
   #waiting: { resolve(reply: Reply): void; reject(error: Error): void } | undefined;
   #dead: Error | undefined;
+  readonly #died = Promise.withResolvers<Error>();
   #exited = false;
 
   private constructor(worker: Worker, onProgress: LoadProgress | undefined) {
@@ -40,7 +44,7 @@ export class InferenceThread {
    * @param workerData what it needs to load the model
    * @throws what loading throws
    */
-  static async start(entry: URL, workerData: unknown, onProgress?: LoadProgress) {
+  static async start(entry: URL, workerData: unknown, onProgress?: LoadProgress): Promise<StartedThread> {
     const worker = new Worker(entry, { workerData });
     const thread = new InferenceThread(worker, onProgress);
     try {
@@ -65,6 +69,11 @@ export class InferenceThread {
     const answer = await reply;
     if (answer.type !== "results") throw errorOf(answer);
     return answer.results;
+  }
+
+  /** Resolves to why it is gone. */
+  get died(): Promise<Error> {
+    return this.#died.promise;
   }
 
   /** Why it is gone, once it is. */
@@ -104,6 +113,7 @@ export class InferenceThread {
 
   #die(why: string): void {
     this.#dead ??= new BackendUnavailableError(`Cannot run the model: the inference thread is gone, ${why}`);
+    this.#died.resolve(this.#dead);
     this.#waiting?.reject(this.#dead);
     this.#waiting = undefined;
   }

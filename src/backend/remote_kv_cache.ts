@@ -1,27 +1,32 @@
+import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
-
-/** What a {@linkcode RemoteKvCache} asks of its backend. */
-export interface KvOwner {
-  /** Bytes that a cache of so many tokens reserves. */
-  kvBytes(tokens: number): number;
-  free(cacheId: number): void;
-}
+import type { InferenceThread } from "./inference_thread.ts";
 
 /** This side's handle of a cache whose memory is the inference thread's. */
 export class RemoteKvCache implements KvCache {
+  /** Where its memory is, from its first pass on. */
+  #thread: InferenceThread | undefined;
+  readonly #kvBytes: (tokens: number) => number;
   #length = 0;
   /** The most tokens it ever held: truncating gives no memory back. */
   #peak = 0;
   #disposed = false;
 
-  constructor(readonly id: number, readonly owner: KvOwner) {}
+  /** @param kvBytes bytes that a cache of so many tokens reserves */
+  constructor(readonly id: number, kvBytes: (tokens: number) => number) {
+    this.#kvBytes = kvBytes;
+  }
 
   get length(): number {
     return this.#length;
   }
 
   get bytes(): number {
-    return this.#disposed ? 0 : this.owner.kvBytes(this.#peak);
+    return this.#disposed || this.lost ? 0 : this.#kvBytes(this.#peak);
+  }
+
+  get lost(): boolean {
+    return this.#thread?.failure !== undefined;
   }
 
   truncate(length: number): void {
@@ -32,22 +37,34 @@ export class RemoteKvCache implements KvCache {
     this.#length = length;
   }
 
+  /** Says which thread is about to hold it. */
+  attach(thread: InferenceThread): void {
+    this.#thread ??= thread;
+  }
+
   /** Counts the tokens that a pass has appended. */
   append(tokens: number): void {
     this.#length += tokens;
     this.#peak = Math.max(this.#peak, this.#length);
   }
 
-  /** @throws {TypeError} after `dispose` */
+  /**
+   * @throws {TypeError} after `dispose`
+   * @throws {BackendUnavailableError} when its memory went with its thread
+   */
   assertUsable(): void {
     if (this.#disposed) throw new TypeError("Cannot use a KV cache that was disposed");
+    if (!this.lost) return;
+    throw new BackendUnavailableError(
+      `Cannot use a KV cache that was lost: ${this.#thread!.failure!.message}; start again from the tokens`,
+    );
   }
 
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#length = 0;
-    this.owner.free(this.id);
+    this.#thread?.free(this.id);
   }
 
   [Symbol.dispose](): void {

@@ -14,6 +14,8 @@ export interface SelectBackendOptions {
   /** Memory for weights, in bytes. */
   memoryBudgetBytes: number;
   onProgress?: (step: string, fraction: number) => void;
+  /** Called when the thread that runs the model died, before it is replaced. */
+  onCrash?: (error: Error) => void;
 }
 
 type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend>;
@@ -22,8 +24,8 @@ type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend
 const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
   "ort-wasm": ({ model, ...options }, reason) =>
     createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
-  "simd": ({ model, threads, onProgress }, reason) =>
-    createSimdBackend({ reason, modelDir: model.path, config: model.config, threads, onProgress }),
+  "simd": ({ model, threads, onProgress, onCrash }, reason) =>
+    createSimdBackend({ reason, modelDir: model.path, config: model.config, threads, onProgress, onCrash }),
 };
 
 /** What `"auto"` tries, in order. `simd` joins when it runs on several threads. */

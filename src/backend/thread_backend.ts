@@ -1,37 +1,66 @@
 import type { KvCache } from "../kv/kv_cache.ts";
 import type { ModelConfig } from "../model/model_config.ts";
 import type { Backend, BackendInfo, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
-import type { InferenceThread } from "./inference_thread.ts";
+import type { InferenceThread, StartedThread } from "./inference_thread.ts";
 import type { SessionRow } from "./model_session.ts";
 import { RemoteKvCache } from "./remote_kv_cache.ts";
 
-/** A backend whose model lives in an inference thread: checks what comes in, and queues passes in order of arrival. */
+/** What a {@linkcode ThreadBackend} needs to know of its model. */
+export interface ThreadBackendOptions {
+  config: ModelConfig;
+  /** Starts the inference thread and loads the model in it: at first, and whenever a thread died. */
+  start(): Promise<StartedThread>;
+  info(started: StartedThread): BackendInfo;
+  /** Bytes that a cache of so many tokens reserves in the thread. */
+  kvBytes(tokens: number, started: StartedThread): number;
+  /** Called when the thread died, and again when it could not be replaced. */
+  onCrash?: (error: Error) => void;
+}
+
+/**
+ * A backend whose model lives in an inference thread: checks what comes in, queues passes in order of arrival, and
+ * replaces a thread that died. The KV caches of a dead thread are lost.
+ */
 export class ThreadBackend implements Backend {
+  readonly config: ModelConfig;
+  readonly info: BackendInfo;
+  readonly #options: ThreadBackendOptions;
+  #started: StartedThread;
+  /** Whether the thread of now has run a pass: one that dies before is not replaced, or it would go on for ever. */
+  #proven = false;
+  #closed = false;
   #lastCacheId = 0;
   /** Settles when the pass in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
 
-  /**
-   * @param kvBytes bytes that a cache of so many tokens reserves in the thread
-   * @param rowsPerPass rows that the thread's session takes at once
-   */
-  constructor(
-    readonly thread: InferenceThread,
-    readonly config: ModelConfig,
-    readonly info: BackendInfo,
-    readonly kvBytes: (tokens: number) => number,
-    readonly rowsPerPass: number,
-  ) {}
+  /** @throws what loading throws */
+  static async start(options: ThreadBackendOptions): Promise<ThreadBackend> {
+    return new ThreadBackend(options, await options.start());
+  }
+
+  private constructor(options: ThreadBackendOptions, started: StartedThread) {
+    this.config = options.config;
+    this.info = options.info(started);
+    this.#options = options;
+    this.#started = started;
+    this.#watch();
+  }
+
+  /** The thread of now. */
+  get thread(): InferenceThread {
+    return this.#started.thread;
+  }
 
   get failure(): Error | undefined {
     return this.thread.failure;
   }
 
+  kvBytes(tokens: number): number {
+    return this.#options.kvBytes(tokens, this.#started);
+  }
+
   createKvCache(): KvCache {
-    return new RemoteKvCache(++this.#lastCacheId, {
-      kvBytes: this.kvBytes,
-      free: (id) => this.thread.free(id),
-    });
+    return new RemoteKvCache(++this.#lastCacheId, (tokens) => this.kvBytes(tokens));
   }
 
   async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
@@ -46,14 +75,32 @@ export class ThreadBackend implements Backend {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
     await this.thread.close();
+  }
+
+  async #watch(): Promise<void> {
+    const error = await this.thread.died;
+    if (this.#closed) return;
+    this.#options.onCrash?.(error);
+    if (!this.#proven) return;
+    this.#proven = false;
+    try {
+      this.#started = await this.#options.start();
+    } catch (error) {
+      return this.#options.onCrash?.(error as Error);
+    }
+    // Closed while it loaded: nobody else knows this thread.
+    if (this.#closed) return await this.thread.close();
+    await this.#watch();
   }
 
   async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {
     const results: RowResult[] = [];
-    for (let from = 0; from < rows.length; from += this.rowsPerPass) {
+    const { rowsPerPass } = this.#started;
+    for (let from = 0; from < rows.length; from += rowsPerPass) {
       signal?.throwIfAborted();
-      results.push(...await this.#run(rows.slice(from, from + this.rowsPerPass)));
+      results.push(...await this.#run(rows.slice(from, from + rowsPerPass)));
     }
     return results;
   }
@@ -66,7 +113,9 @@ export class ThreadBackend implements Backend {
       this.#checkContext(kv, tokenIds.length);
       return { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: Array.from(tokenIds), logits, hiddenStates };
     });
+    for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);
+    this.#proven = true;
     for (const { cache, tokenIds } of rows) (cache as RemoteKvCache | undefined)?.append(tokenIds.length);
     return results;
   }

@@ -15,6 +15,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   memoryBudgetBytes?: number;
   /** Called with what is being done and how far it is, 0 to 1. */
   onProgress?: (step: string, fraction: number) => void;
+  /** Called when the thread that runs the model died, before it is replaced: sessions go on, their KV is lost. */
+  onCrash?: (error: Error) => void;
 }
 
 /**
@@ -31,6 +33,7 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
     threads: options.threads ?? availableCpus(),
     memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
     onProgress: options.onProgress,
+    onCrash: options.onCrash,
   });
   try {
     return new Engine(model, backend, {

@@ -153,6 +153,7 @@ export class Engine implements AsyncDisposable {
   }
 
   #keepPrefix(session: Session, promptIds: readonly number[]): void {
+    if (session.kv?.lost) session.dropKv();
     const keep = reusablePrefix(session.cachedIds, promptIds);
     session.kv?.truncate(keep);
     session.cachedIds.length = keep;

@@ -7,6 +7,8 @@ export interface KvCache extends Disposable {
   readonly length: number;
   /** Bytes of backend memory reserved, at least `length` tokens' worth. */
   readonly bytes: number;
+  /** Whether its memory went with a backend that failed: only `dispose` makes sense then. */
+  readonly lost: boolean;
   /**
    * Forgets every token from `length` on. Moves no data.
    * @throws {RangeError} when `length` is negative, not an integer, or more than is held

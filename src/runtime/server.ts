@@ -46,7 +46,11 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   const listener = bind(listen, options, app.fetch);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${listener.port}`;
 
-  const ready = createEngine({ ...options, onProgress: progressLine() });
+  const ready = createEngine({
+    ...options,
+    onProgress: progressLine(),
+    onCrash: ({ message }) => console.error(message),
+  });
   stopOnSignals(listener, ready);
   const loaded = await ready;
   engine.resolve(loaded);

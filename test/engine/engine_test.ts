@@ -199,6 +199,18 @@ describe("Engine sessions", () => {
     await assert.rejects(iterator.next(), { name: "AbortError" });
   });
 
+  test("a session whose KV went with its backend goes on from its words", async () => {
+    const { engine, backend } = fakeEngine();
+    const turn = () =>
+      engine.generate({ prompt: { messages: hello }, maxTokens: 6, ignoreEos: true, session: { id: "s" } });
+    const first = await collect(turn());
+    for (const cache of backend.caches) cache.lost = true;
+    const second = await collect(turn());
+    assert.deepEqual(second.ids, first.ids);
+    assert.equal(second.end.usage.cachedTokens, 0);
+    assert.equal(backend.caches.size, 1);
+  });
+
   test("a pass that fails after it touched the cache leaves the session right", async () => {
     const { engine, backend } = fakeEngine();
     const request = { prompt: { messages: hello }, maxTokens: 6, ignoreEos: true, session: { id: "s" } };

@@ -7,6 +7,7 @@ export const FAKE_BYTES_PER_TOKEN = 10;
 class FakeKvCache implements KvCache {
   readonly ids: number[] = [];
   disposed = false;
+  lost = false;
   constructor(readonly owner: FakeBackend) {}
   get length() {
     return this.ids.length;

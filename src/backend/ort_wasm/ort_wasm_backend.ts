@@ -25,6 +25,8 @@ export interface OrtWasmOptions {
   /** How to keep KV; `"auto"` takes the heap where this onnxruntime-web allows. @default "auto" */
   session?: SessionKind | "auto";
   onProgress?: LoadProgress;
+  /** Called when the inference thread died, before it is replaced. */
+  onCrash?: (error: Error) => void;
 }
 
 const ONNXRUNTIME_WEB = "1.30.0";
@@ -43,18 +45,22 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
   const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
   const load: LoadOptions = { onnxPath, config, threads, weights: form, session: options.session ?? "auto" };
   const entry = new URL("./inference_worker.ts", import.meta.url);
-  const { thread, kind, detail: kvDetail, rowsPerPass } = await InferenceThread.start(entry, load, options.onProgress);
-  const info: BackendInfo = {
-    name: "ort-wasm",
-    threads,
-    // Heap and API sessions run the same kernels on the same numbers.
-    variant: `ort-wasm-${ONNXRUNTIME_WEB}/${form}`,
-    reason: options.reason ?? "it was asked for",
-    detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${kvDetail}`,
-  };
-  // The heap's buffers grow in steps; the API's tensors are as long as the sequence.
-  const reserved = (tokens: number) => kind === "heap" ? kvCapacity(tokens, config.contextLength) : tokens;
-  return new ThreadBackend(thread, config, info, (tokens) => reserved(tokens) * kvBytesPerToken(config), rowsPerPass);
+  return await ThreadBackend.start({
+    config,
+    start: () => InferenceThread.start(entry, load, options.onProgress),
+    info: (started): BackendInfo => ({
+      name: "ort-wasm",
+      threads,
+      // Heap and API sessions run the same kernels on the same numbers.
+      variant: `ort-wasm-${ONNXRUNTIME_WEB}/${form}`,
+      reason: options.reason ?? "it was asked for",
+      detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${started.detail}`,
+    }),
+    // The heap's buffers grow in steps; the API's tensors are as long as the sequence.
+    kvBytes: (tokens, { kind }) =>
+      (kind === "heap" ? kvCapacity(tokens, config.contextLength) : tokens) * kvBytesPerToken(config),
+    onCrash: options.onCrash,
+  });
 }
 
 /**

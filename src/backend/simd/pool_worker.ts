@@ -1,15 +1,15 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { loadVariant } from "./kernels.ts";
-import type { JoinOptions } from "./thread_pool.ts";
+import type { JoinOptions, PoolMessage } from "./thread_pool.ts";
 
 const { variant, shared, index } = workerData as JoinOptions;
+const post = (message: PoolMessage) => parentPort!.postMessage(message);
 const { exports } = await loadVariant(variant, shared);
-parentPort!.postMessage("ready");
+post("ready");
 try {
   exports.help(index);
-  parentPort!.postMessage("gone");
-} catch (error) {
-  // Or the coordinator would wait for this thread's part of the pass.
+} catch {
+  // The coordinator waits for this thread's part of the pass, and traps when it hears of this.
   exports.help_failed();
-  throw error;
 }
+post("gone");

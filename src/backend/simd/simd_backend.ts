@@ -15,6 +15,8 @@ export interface SimdOptions {
   /** Why this backend was chosen, for people. @default "it was asked for" */
   reason?: string;
   onProgress?: LoadProgress;
+  /** Called when the inference thread died, before it is replaced. */
+  onCrash?: (error: Error) => void;
 }
 
 /** Tokens of a KV block, as in `wasm/src/kv.rs`. */
@@ -27,22 +29,24 @@ const BLOCK_TOKENS = 16;
  * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
  */
 export async function createSimdBackend(
-  { modelDir, config, threads = 1, reason, onProgress }: SimdOptions,
+  { modelDir, config, threads = 1, reason, onProgress, onCrash }: SimdOptions,
 ): Promise<Backend> {
   const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads };
   const entry = new URL("./inference_worker.ts", import.meta.url);
-  const started = await InferenceThread.start(entry, load, onProgress);
-  const { kind, detail, heapBytes, rowsPerPass } = started;
-  const info: BackendInfo = {
-    name: "simd",
-    threads: started.threads,
-    // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
-    variant: "simd-1/a8",
-    reason: reason ?? "it was asked for",
-    detail: `our engine, ${kind}, int8 activations, weights packed in ${
-      Math.round(heapBytes / 2 ** 20)
-    } MiB, ${detail}`,
-  };
-  const kvBytes = (tokens: number) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * kvBytesPerToken(config);
-  return new ThreadBackend(started.thread, config, info, kvBytes, rowsPerPass);
+  return await ThreadBackend.start({
+    config,
+    start: () => InferenceThread.start(entry, load, onProgress),
+    info: ({ kind, detail, heapBytes, threads }): BackendInfo => ({
+      name: "simd",
+      threads,
+      // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
+      variant: "simd-1/a8",
+      reason: reason ?? "it was asked for",
+      detail: `our engine, ${kind}, int8 activations, weights packed in ${
+        Math.round(heapBytes / 2 ** 20)
+      } MiB, ${detail}`,
+    }),
+    kvBytes: (tokens) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * kvBytesPerToken(config),
+    onCrash,
+  });
 }

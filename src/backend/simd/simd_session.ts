@@ -85,13 +85,21 @@ export class SimdSession implements ModelSession {
     const results = rows.map(({ tokenIds, logits, hiddenStates }) => this.#emptyResult(tokenIds, logits, hiddenStates));
     try {
       for (const parts of cutPasses(rows, PASS_TOKENS)) this.#pass(rows, parts, sequences, results);
-      return results;
     } catch (error) {
-      rows.forEach(({ start }, row) => this.#engine.sequence_truncate(sequences[row]!, start));
+      // After a trap nothing can be asked of the engine any more.
+      if (!(error instanceof WebAssembly.RuntimeError)) this.#settle(rows, sequences, false);
       throw error;
-    } finally {
-      rows.forEach(({ cacheId }, row) => cacheId === undefined && this.#engine.sequence_free(sequences[row]!));
     }
+    this.#settle(rows, sequences, true);
+    return results;
+  }
+
+  /** Forgets rows that have no cache; after a failure the others keep their earlier tokens. */
+  #settle(rows: readonly SessionRow[], sequences: readonly number[], done: boolean): void {
+    rows.forEach(({ cacheId, start }, i) => {
+      if (cacheId === undefined) this.#engine.sequence_free(sequences[i]!);
+      else if (!done) this.#engine.sequence_truncate(sequences[i]!, start);
+    });
   }
 
   #sequence(cacheId: number | undefined): number {

@@ -10,17 +10,23 @@ export interface JoinOptions {
   index: number;
 }
 
+/** What a thread of the pool says: that it is about to help, and that it will no more. */
+export type PoolMessage = "ready" | "gone";
+
 /**
  * Threads beside the calling one that share its passes, over one memory. Ends with `close()`.
- * While a pass runs they spin; 0.2 ms later they sleep.
+ * While a pass runs they spin; 0.2 ms later they sleep. When one fails, the pass in flight traps.
  */
 export class ThreadPool {
   readonly #kernels: Kernels;
   readonly #workers: readonly Worker[];
+  /** Settles when all threads are gone. */
+  readonly #gone: Promise<unknown>;
 
   private constructor(kernels: Kernels, workers: readonly Worker[]) {
     this.#kernels = kernels;
     this.#workers = workers;
+    this.#gone = Promise.all(workers.map((worker) => received(worker, "gone")));
   }
 
   /**
@@ -35,7 +41,7 @@ export class ThreadPool {
       return new Worker(new URL("./pool_worker.ts", import.meta.url), { workerData });
     });
     try {
-      await Promise.all(workers.map(joined));
+      await Promise.all(workers.map((worker) => received(worker, "ready")));
     } catch (cause) {
       await Promise.all(workers.map((worker) => worker.terminate()));
       throw new BackendUnavailableError(
@@ -54,19 +60,20 @@ export class ThreadPool {
 
   /** Sends the others home and waits until they are gone. No pass runs meanwhile. */
   async close(): Promise<void> {
-    // Deno 2.9 has no "exit" event for a Worker that ends by itself, when that Worker's parent is one: it says so.
-    const gone = this.#workers.map((worker) => new Promise((resolve) => worker.once("message", resolve)));
     this.#kernels.exports.dismiss();
-    await Promise.all(gone);
+    await this.#gone;
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
 }
 
-/** Waits until a thread says that it is about to help. */
-function joined(worker: Worker): Promise<void> {
+/**
+ * Waits for a thread's message. Deno 2.9 has no "exit" event for a Worker that ends by itself, when that Worker's
+ * parent is one: threads say so.
+ */
+function received(worker: Worker, wanted: PoolMessage): Promise<void> {
   return new Promise((resolve, reject) => {
-    worker.once("message", () => resolve());
+    worker.on("message", (message: PoolMessage) => message === wanted && resolve());
     worker.once("error", reject);
-    worker.once("exit", () => reject(new Error("it ended while it started")));
+    worker.once("exit", () => reject(new Error("it ended by itself")));
   });
 }
