@@ -45,6 +45,8 @@ export interface BackendInfo {
    * Travels with any stored KV.
    */
   variant: string;
+  /** Whether a token's logits are the same bits however many tokens share its pass. */
+  rowInvariant: boolean;
   /** Why it was chosen, for people. */
   reason: string;
   /** One phrase for people, such as "f32 weights expanded at load, KV in the WASM heap". */

@@ -40,6 +40,7 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
       kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(freeBytes),
       sessionTtlMs: options.sessionTtlMs,
       prefillChunk: options.prefillChunk,
+      promptLookup: options.promptLookup,
     });
   } catch (error) {
     await backend[Symbol.asyncDispose]();

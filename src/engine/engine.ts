@@ -10,6 +10,7 @@ import { type ChatMessage, ChatTemplate } from "../tokenizer/chat_template.ts";
 import { Detokenizer } from "../tokenizer/detokenizer.ts";
 import { StopStrings } from "../tokenizer/stop_strings.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { createDraftLength, type PromptLookupMode, RowCost } from "./draft_length.ts";
 import { DEFAULT_MAX_TOKENS, type GenerateEvent, type GenerateRequest, MAX_STOP_STRINGS } from "./generate_request.ts";
 import { Generation } from "./generation.ts";
 
@@ -21,6 +22,13 @@ export interface EngineOptions {
   sessionTtlMs?: number;
   /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default 128 */
   prefillChunk?: number;
+  /**
+   * Prompt lookup: drafts of the answer that are taken from the text before it and checked several a pass. Changes no
+   * token. `"auto"` drafts where that is measured to pay, `"always"` wherever there is something to draft; neither
+   * does on a backend that is not row-invariant.
+   * @default "auto"
+   */
+  promptLookup?: PromptLookupMode;
 }
 
 /**
@@ -31,6 +39,8 @@ export class Engine implements AsyncDisposable {
   readonly tokenizer: Tokenizer;
   readonly sessions: SessionStore;
   readonly #prefillChunk: number;
+  readonly #promptLookup: PromptLookupMode;
+  readonly #rowCost: RowCost = new RowCost();
   readonly #stopIds: ReadonlySet<number>;
   readonly #running = new Set<Generation>();
   #chatTemplate: ChatTemplate | undefined;
@@ -41,6 +51,7 @@ export class Engine implements AsyncDisposable {
     this.tokenizer = Tokenizer.fromJson(model.tokenizerJson, model.tokenizerConfig);
     this.sessions = new SessionStore({ kvBudgetBytes: options.kvBudgetBytes, ttlMs: options.sessionTtlMs });
     this.#prefillChunk = options.prefillChunk ?? 128;
+    this.#promptLookup = backend.info.rowInvariant ? options.promptLookup ?? "auto" : "off";
     this.#stopIds = stopTokenIds(model, this.tokenizer.eosTokenId);
   }
 
@@ -102,6 +113,8 @@ export class Engine implements AsyncDisposable {
         detokenizer,
         stops,
         prefillChunk: this.#prefillChunk,
+        draftLength: useCache ? createDraftLength(this.#promptLookup, this.#rowCost) : undefined,
+        onPass: (rows, ms) => this.#rowCost.record(rows, ms),
         onComplete: (ids, text) => this.#commit(request, session, ids, text),
         onSettled: () => {
           this.#running.delete(generation);

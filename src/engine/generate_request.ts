@@ -1,5 +1,6 @@
 import type { SamplingParams } from "../sampling/sampling_params.ts";
 import type { ChatMessage } from "../tokenizer/chat_template.ts";
+import type { DraftCounts } from "./sequence.ts";
 
 /** Tokens generated when a request does not say, as far as the context allows. */
 export const DEFAULT_MAX_TOKENS = 512;
@@ -53,6 +54,11 @@ export interface Usage {
   /** Prompt tokens whose KV was there already. */
   cachedTokens: number;
   completionTokens: number;
+  /**
+   * Tokens that were drafted out of the prompt and evaluated ahead of time: those that the answer then had, counted
+   * in `completionTokens`, and those that it had not.
+   */
+  drafts: DraftCounts;
 }
 
 /** Where the time of one answer went, in milliseconds. */

@@ -1,27 +1,17 @@
-import type { Backend, ForwardRow } from "../backend/backend.ts";
 import type { Sampler } from "../sampling/sampler.ts";
-import type { Session } from "../session/session.ts";
 import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import type { StopStrings } from "../tokenizer/stop_strings.ts";
 import type { FinishReason, GenerateEvent } from "./generate_request.ts";
+import { Sequence, type SequenceParts } from "./sequence.ts";
 
 /** What an admitted request runs on. Everything here belongs to this generation alone, but for the backend. */
-export interface GenerationParts {
-  backend: Backend;
-  promptIds: readonly number[];
-  /** Busy for this generation. Its `kv` holds `cachedIds`, a proper prefix of `promptIds`. */
-  session: Session;
-  useCache: boolean;
+export interface GenerationParts extends Omit<SequenceParts, "signal"> {
   maxTokens: number;
   /** Tokens the model's context holds. */
   contextLength: number;
-  /** Ids that end the answer; empty to go on past them. */
-  stopIds: ReadonlySet<number>;
   sampler: Sampler;
   detokenizer: Detokenizer;
   stops: StopStrings;
-  /** Prompt tokens a forward pass takes at most: how soon a cancelled prefill stops. */
-  prefillChunk: number;
   /** Called once, with the ids of a complete answer and its text, before the end event. */
   onComplete(ids: readonly number[], text: string): void;
   /** Called once when the generation is over, however it ended. */
@@ -37,16 +27,17 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   /** Prompt tokens whose KV was there already. */
   readonly cachedTokens: number;
   readonly #parts: GenerationParts;
+  readonly #sequence: Sequence;
   readonly #startedAt = performance.now();
   readonly #abort = new AbortController();
   readonly #settled = Promise.withResolvers<void>();
   #state: "new" | "running" | "settled" = "new";
-  #inPass = false;
   #generated: number[] = [];
   #text = "";
 
   constructor(parts: GenerationParts, signal?: AbortSignal) {
     this.#parts = parts;
+    this.#sequence = new Sequence({ ...parts, signal: this.#abort.signal });
     this.promptTokens = parts.promptIds.length;
     this.cachedTokens = parts.session.cachedIds.length;
     // The listener goes with the generation, so that a long-lived signal does not collect them.
@@ -60,7 +51,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   cancel(reason: unknown = new DOMException("Cannot go on: the generation was cancelled", "AbortError")): void {
     if (this.#state === "settled" || this.#abort.signal.aborted) return;
     this.#abort.abort(reason);
-    if (this.#inPass) this.#parts.session.ending = this.#settled.promise;
+    if (this.#sequence.inPass) this.#parts.session.ending = this.#settled.promise;
     // Nobody may ever read on, so the session cannot wait for the reader.
     else this.#settle();
   }
@@ -89,7 +80,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   async *#run(): AsyncGenerator<GenerateEvent, void, undefined> {
     const { maxTokens, contextLength, sampler, detokenizer, stops, stopIds } = this.#parts;
     const prefillStartedAt = performance.now();
-    let logits = await this.#prefill();
+    let logits = await this.#sequence.prefill();
     const prefillMs = performance.now() - prefillStartedAt;
     const ttftMs = performance.now() - this.#startedAt;
 
@@ -106,15 +97,15 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
       const { text, stopped } = this.#take(detokenizer.push(id));
       yield { type: "token", id, text, logprob };
       this.#abort.signal.throwIfAborted();
+      const room = Math.min(maxTokens, contextLength - this.promptTokens) - this.#generated.length;
       if (stopped) finishReason = "stop";
-      else if (
-        this.#generated.length === maxTokens || this.promptTokens + this.#generated.length === contextLength
-      ) finishReason = "length";
-      else logits = await this.#decode(id);
+      else if (room === 0) finishReason = "length";
+      else logits = await this.#sequence.decode(id, room - 1);
     }
     if (finishReason === "length") tail = this.#take(detokenizer.flush()).text;
     const held = stops.flush();
     this.#text += held;
+    this.#sequence.dropDrafts();
     this.#parts.onComplete(this.#generated, this.#text);
     yield {
       type: "end",
@@ -124,6 +115,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
         promptTokens: this.promptTokens,
         cachedTokens: this.cachedTokens,
         completionTokens: this.#generated.length,
+        drafts: { ...this.#sequence.drafts },
       },
       timings: { ttftMs, prefillMs, decodeMs: performance.now() - this.#startedAt - ttftMs },
     };
@@ -136,57 +128,11 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     return { text: safe, stopped: stopped !== undefined };
   }
 
-  /** Evaluates what of the prompt is not cached; f32 `[vocab_size]` logits after its last token. */
-  async #prefill(): Promise<Float32Array> {
-    const { promptIds, prefillChunk, session, useCache } = this.#parts;
-    if (!useCache) return await this.#forwardAll();
-    let logits: Float32Array | undefined;
-    while (session.cachedIds.length < promptIds.length) {
-      const start = session.cachedIds.length;
-      const chunk = promptIds.slice(start, start + prefillChunk);
-      logits = await this.#forwardCached(chunk, start + chunk.length === promptIds.length ? "last" : "none");
-    }
-    return logits!;
-  }
-
-  #decode(id: number): Promise<Float32Array> {
-    return this.#parts.useCache ? this.#forwardCached([id], "last") : this.#forwardAll();
-  }
-
-  /** Appends `tokenIds` to the session's KV. The pass itself is never torn: what it evaluated is what we count. */
-  async #forwardCached(tokenIds: readonly number[], logits: "none" | "last"): Promise<Float32Array> {
-    const { backend, session } = this.#parts;
-    session.kv ??= backend.createKvCache();
-    const result = await this.#pass({ cache: session.kv, tokenIds, logits });
-    for (const id of tokenIds) session.cachedIds.push(id);
-    this.#abort.signal.throwIfAborted();
-    return result;
-  }
-
-  /** Evaluates the whole sequence from its first token, in one pass that leaves nothing behind. */
-  async #forwardAll(): Promise<Float32Array> {
-    const result = await this.#pass({ tokenIds: [...this.#parts.promptIds, ...this.#generated], logits: "last" });
-    this.#abort.signal.throwIfAborted();
-    return result;
-  }
-
-  async #pass(row: ForwardRow): Promise<Float32Array> {
-    this.#abort.signal.throwIfAborted();
-    this.#inPass = true;
-    try {
-      const [result] = await this.#parts.backend.forward([row]);
-      return result!.logits;
-    } finally {
-      this.#inPass = false;
-    }
-  }
-
   #settle(): void {
     if (this.#state === "settled") return;
     this.#state = "settled";
     const { session, onSettled } = this.#parts;
-    // After an error inside a pass the cache may hold tokens that were never counted.
-    if (session.kv && session.kv.length > session.cachedIds.length) session.kv.truncate(session.cachedIds.length);
+    this.#sequence.dropDrafts();
     session.ending = undefined;
     onSettled();
     this.#settled.resolve();

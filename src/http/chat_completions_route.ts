@@ -105,11 +105,15 @@ async function* events(generation: Generation, envelope: Envelope, includeUsage:
 
 const sse = (data: object) => `data: ${JSON.stringify(data)}\n\n`;
 
-function wireUsage({ promptTokens, cachedTokens, completionTokens }: Usage) {
+function wireUsage({ promptTokens, cachedTokens, completionTokens, drafts }: Usage) {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
     prompt_tokens_details: { cached_tokens: cachedTokens },
+    completion_tokens_details: {
+      accepted_prediction_tokens: drafts.accepted,
+      rejected_prediction_tokens: drafts.rejected,
+    },
   };
 }

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { BackendChoice } from "../backend/select_backend.ts";
+import type { PromptLookupMode } from "../engine/draft_length.ts";
 
 /** What the environment can set. */
 export interface ServerOptions {
@@ -10,6 +11,8 @@ export interface ServerOptions {
   /** Folder under `models/` or path. @default the bundled model */
   model: string | undefined;
   backend: BackendChoice;
+  /** @default "auto" */
+  promptLookup: PromptLookupMode;
   apiKey: string | undefined;
 }
 
@@ -22,11 +25,12 @@ const environment = z.object({
   THREADS: integer(1, 64).optional(),
   MODEL: text,
   BACKEND: z.enum(["auto", "ort-wasm", "simd"]).default("auto"),
+  PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
 });
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND API_KEY`. An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND PROMPT_LOOKUP API_KEY`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -37,14 +41,22 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     const name = String(path[0]);
     throw new RangeError(`Cannot use ${name}="${present[name]}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, API_KEY } = parsed.data;
+  const { HOST, PORT, THREADS, MODEL, BACKEND, PROMPT_LOOKUP, API_KEY } = parsed.data;
   if (!API_KEY && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
         `set API_KEY, or leave HOST at 127.0.0.1`,
     );
   }
-  return { host: HOST!, port: PORT, threads: THREADS, model: MODEL, backend: BACKEND, apiKey: API_KEY };
+  return {
+    host: HOST!,
+    port: PORT,
+    threads: THREADS,
+    model: MODEL,
+    backend: BACKEND,
+    promptLookup: PROMPT_LOOKUP,
+    apiKey: API_KEY,
+  };
 }
 
 const isLoopback = (host: string) => host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);

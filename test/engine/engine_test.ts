@@ -31,6 +31,7 @@ describe("Engine.generate()", () => {
       promptTokens: engine.tokenizer.encode(prompt.text).length,
       cachedTokens: 0,
       completionTokens: 20,
+      drafts: { accepted: 0, rejected: 0 },
     });
   });
 

@@ -71,10 +71,14 @@ test("random programs of turns give the tokens of cache-free runs, and leak noth
     fc.asyncProperty(
       fc.array(turn, { maxLength: 25 }),
       fc.integer({ min: 1, max: 9 }),
-      async (program, prefillChunk) => {
+      fc.constantFrom("auto", "always"),
+      async (program, prefillChunk, promptLookup) => {
         const { engine, backend } = fakeEngine({
           vocabSize: VOCAB,
           prefillChunk,
+          promptLookup,
+          // Of all tokens, so that one wrong cached token changes everything; or a text that repeats itself.
+          next: promptLookup === "always" ? (ids) => (ids.at(-1)! * 7 + Number(ids.length % 9 === 0)) % 13 : undefined,
           kvBudgetBytes: 150 * FAKE_BYTES_PER_TOKEN,
         });
         const transcripts = new Map<string, number[]>();

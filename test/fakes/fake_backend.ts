@@ -43,6 +43,7 @@ export class FakeBackend implements Backend {
     name: "ort-wasm",
     threads: 1,
     variant: "fake",
+    rowInvariant: true,
     reason: "a test",
     detail: "no weights",
   };
@@ -77,10 +78,13 @@ export class FakeBackend implements Backend {
       const ids = cache ? (cache as FakeKvCache).ids : [];
       if (cache && (cache as FakeKvCache).disposed) throw new TypeError("Cannot use a disposed cache");
       this.passes.push({ tokens: tokenIds.length, start: ids.length });
+      const before = ids.length;
       ids.push(...Array.from(tokenIds));
       // A failure after the cache grew: the caller has to cope with tokens it never counted.
       if (failure) throw failure;
-      return { logits: logits === "none" ? new Float32Array(0) : this.#oneHot(this.next(ids)) };
+      const [from, to] = [logits === "all" ? before + 1 : ids.length, logits === "none" ? 0 : ids.length];
+      const rows = Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => this.next(ids.slice(0, from + i)));
+      return { logits: this.#oneHots(rows) };
     });
   }
 
@@ -92,9 +96,10 @@ export class FakeBackend implements Backend {
     return hash % this.options.vocabSize;
   }
 
-  #oneHot(id: number): Float32Array {
-    const logits = new Float32Array(this.options.vocabSize).fill(-10);
-    logits[id] = 10;
+  #oneHots(ids: readonly number[]): Float32Array {
+    const { vocabSize } = this.options;
+    const logits = new Float32Array(ids.length * vocabSize).fill(-10);
+    ids.forEach((id, row) => logits[row * vocabSize + id] = 10);
     return logits;
   }
 

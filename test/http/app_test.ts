@@ -48,6 +48,7 @@ describe("POST /v1/chat/completions", () => {
       completion_tokens: 4,
       total_tokens: usage.prompt_tokens + 4,
       prompt_tokens_details: { cached_tokens: 0 },
+      completion_tokens_details: { accepted_prediction_tokens: 0, rejected_prediction_tokens: 0 },
     });
     assert.match(response.headers.get("server-timing")!, /^prefill;dur=[\d.]+, decode;dur=[\d.]+$/);
   });

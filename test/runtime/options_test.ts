@@ -9,6 +9,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     threads: undefined,
     model: undefined,
     backend: "auto",
+    promptLookup: "auto",
     apiKey: undefined,
   });
 });
@@ -29,4 +30,5 @@ test("parseEnvironment() names the variable that is wrong", () => {
   assert.throws(() => parseEnvironment({ PORT: "http" }), /PORT="http"/);
   assert.throws(() => parseEnvironment({ THREADS: "0" }), /THREADS="0"/);
   assert.throws(() => parseEnvironment({ BACKEND: "cuda" }), /BACKEND="cuda"/);
+  assert.throws(() => parseEnvironment({ PROMPT_LOOKUP: "yes" }), /PROMPT_LOOKUP="yes"/);
 });

@@ -53,6 +53,8 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
       threads,
       // Heap and API sessions run the same kernels on the same numbers.
       variant: `ort-wasm-${ONNXRUNTIME_WEB}/${form}`,
+      // Its matmuls add in another order when there are more rows.
+      rowInvariant: false,
       reason: options.reason ?? "it was asked for",
       detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${started.detail}`,
     }),

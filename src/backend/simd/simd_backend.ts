@@ -41,6 +41,7 @@ export async function createSimdBackend(
       threads,
       // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
       variant: "simd-1/a8",
+      rowInvariant: true,
       reason: reason ?? "it was asked for",
       detail: `our engine, ${kind}, int8 activations, weights packed in ${
         Math.round(heapBytes / 2 ** 20)

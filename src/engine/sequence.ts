@@ -1,0 +1,152 @@
+import type { Backend, ForwardRow, LogitsWanted } from "../backend/backend.ts";
+import type { Session } from "../session/session.ts";
+import type { DraftLength } from "./draft_length.ts";
+import { PromptLookup } from "./prompt_lookup.ts";
+
+/** What a sequence runs on. */
+export interface SequenceParts {
+  backend: Backend;
+  promptIds: readonly number[];
+  /** Busy for this sequence. Its `kv` holds `cachedIds`, a proper prefix of `promptIds`. */
+  session: Session;
+  useCache: boolean;
+  /** Prompt tokens a forward pass takes at most: how soon a cancelled prefill stops. */
+  prefillChunk: number;
+  /** Ids that end the answer: nothing is drafted past one. */
+  stopIds: ReadonlySet<number>;
+  /** How far to draft the answer out of the prompt; absent: not at all. Needs `useCache` and a row-invariant backend. */
+  draftLength?: DraftLength;
+  /** Called with each pass of the decode phase. */
+  onPass?(rows: number, ms: number): void;
+  signal: AbortSignal;
+}
+
+/** Tokens that were drafted and evaluated: those that the answer then had, and those it had not. */
+export interface DraftCounts {
+  accepted: number;
+  rejected: number;
+}
+
+/**
+ * The tokens of one answer on their way through the model: prefill, then one decode step a token. Keeps the session's
+ * `cachedIds` what its KV is known to hold; while a draft is unconfirmed the KV holds more.
+ */
+export class Sequence {
+  readonly drafts: DraftCounts = { accepted: 0, rejected: 0 };
+  readonly #parts: SequenceParts;
+  /** Ids after the prompt that were evaluated or are being so. */
+  readonly #decoded: number[] = [];
+  readonly #lookup: PromptLookup | undefined;
+  /** Evaluated already, in case they come: ids, and the logits after each. */
+  #ahead: { id: number; logits: Float32Array }[] = [];
+  #inPass = false;
+
+  constructor(parts: SequenceParts) {
+    this.#parts = parts;
+    if (parts.draftLength) this.#lookup = new PromptLookup(parts.promptIds);
+  }
+
+  /** Whether a forward pass is running: the session's KV is in use. */
+  get inPass(): boolean {
+    return this.#inPass;
+  }
+
+  /**
+   * Evaluates what of the prompt is not cached.
+   * @returns f32 `[vocab_size]` logits after its last token; the caller's
+   * @throws the signal's reason when aborted, and what the backend throws
+   */
+  async prefill(): Promise<Float32Array> {
+    const { promptIds, prefillChunk, session, useCache } = this.#parts;
+    if (!useCache) return await this.#forwardAll();
+    let logits: Float32Array | undefined;
+    while (session.cachedIds.length < promptIds.length) {
+      const start = session.cachedIds.length;
+      const chunk = promptIds.slice(start, start + prefillChunk);
+      logits = await this.#append(chunk, start + chunk.length === promptIds.length ? "last" : "none");
+      this.#confirm(chunk);
+    }
+    return logits!;
+  }
+
+  /**
+   * Evaluates the next token, unless a draft had it.
+   * @param maxAhead tokens that may follow `id` and be evaluated at all
+   * @returns f32 `[vocab_size]` logits after `id`; the caller's
+   * @throws the signal's reason when aborted, and what the backend throws
+   */
+  async decode(id: number, maxAhead: number): Promise<Float32Array> {
+    const { useCache, onPass } = this.#parts;
+    this.#decoded.push(id);
+    if (!useCache) return await this.#forwardAll();
+    this.#observe(id);
+    const [next] = this.#ahead;
+    if (next?.id === id) {
+      this.#ahead.shift();
+      this.drafts.accepted++;
+      this.#confirm([id]);
+      return next.logits;
+    }
+    this.dropDrafts();
+    const draft = this.#draft(maxAhead);
+    const startedAt = performance.now();
+    const logits = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last");
+    onPass?.(1 + draft.length, performance.now() - startedAt);
+    this.#confirm([id]);
+    const vocabSize = logits.length / (1 + draft.length);
+    const after = (i: number) => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
+    this.#ahead = draft.map((id, i) => ({ id, logits: after(i + 1) }));
+    return after(0);
+  }
+
+  /** Takes back what the session's KV holds beyond `cachedIds`: drafts, and what a failed pass left. */
+  dropDrafts(): void {
+    const { kv, cachedIds } = this.#parts.session;
+    this.drafts.rejected += this.#ahead.length;
+    this.#ahead = [];
+    if (kv && kv.length > cachedIds.length) kv.truncate(cachedIds.length);
+  }
+
+  #observe(id: number): void {
+    const [guess] = this.#lookup?.draft(1) ?? [];
+    if (guess !== undefined) this.#parts.draftLength!.observe(guess === id);
+    this.#lookup?.push(id);
+  }
+
+  #draft(max: number): number[] {
+    const length = this.#parts.draftLength?.choose(max) ?? 0;
+    const draft = length > 0 ? this.#lookup!.draft(length) : [];
+    const end = draft.findIndex((id) => this.#parts.stopIds.has(id));
+    return end < 0 ? draft : draft.slice(0, end);
+  }
+
+  /** The pass itself is never torn: what it evaluated is what we count. */
+  async #append(tokenIds: readonly number[], logits: LogitsWanted): Promise<Float32Array> {
+    const { backend, session } = this.#parts;
+    session.kv ??= backend.createKvCache();
+    return await this.#pass({ cache: session.kv, tokenIds, logits });
+  }
+
+  #confirm(tokenIds: readonly number[]): void {
+    for (const id of tokenIds) this.#parts.session.cachedIds.push(id);
+    this.#parts.signal.throwIfAborted();
+  }
+
+  /** Evaluates the whole sequence from its first token, in one pass that leaves nothing behind. */
+  async #forwardAll(): Promise<Float32Array> {
+    const result = await this.#pass({ tokenIds: [...this.#parts.promptIds, ...this.#decoded], logits: "last" });
+    this.#parts.signal.throwIfAborted();
+    return result;
+  }
+
+  async #pass(row: ForwardRow): Promise<Float32Array> {
+    this.#parts.signal.throwIfAborted();
+    this.#inPass = true;
+    try {
+      const [result] = await this.#parts.backend.forward([row]);
+      return result!.logits;
+    } finally {
+      this.#inPass = false;
+    }
+  }
+}
