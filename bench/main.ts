@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { createEngine } from "../src/engine/create_engine.ts";
 import type { Case } from "./cases/case.ts";
 import { decodeContext } from "./cases/decode_context.ts";
+import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
 import { useCache } from "./cases/use_cache.ts";
@@ -18,6 +19,7 @@ const CASES: Readonly<Record<string, Case>> = {
   session_turns: sessionTurns,
   session_curve: sessionCurve,
   decode_context: decodeContext,
+  prompt_lookup: promptLookup,
 };
 
 const { values: flags } = parseArgs({

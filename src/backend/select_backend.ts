@@ -24,8 +24,8 @@ type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend
 const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
   "ort-wasm": ({ model, ...options }, reason) =>
     createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
-  "simd": ({ model, threads, onProgress, onCrash }, reason) =>
-    createSimdBackend({ reason, modelDir: model.path, config: model.config, threads, onProgress, onCrash }),
+  "simd": ({ model, ...options }, reason) =>
+    createSimdBackend({ ...options, reason, modelDir: model.path, config: model.config }),
 };
 
 /** What `"auto"` tries, in order. `simd` joins when it runs on several threads. */

@@ -1,4 +1,3 @@
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, relative, resolve } from "node:path";
 import { ModelFileError } from "../errors.ts";
 import { DataLocation, DataType, type OnnxTensor } from "./onnx_proto.ts";
@@ -43,7 +42,7 @@ export function externalRange(tensor: OnnxTensor, onnxPath: string): ExternalRan
   const location = field("location") ?? "";
   const folder = dirname(onnxPath);
   const path = resolve(folder, location);
-  if (location === "" || isAbsolute(location) || !inside(folder, path)) {
+  if (location === "" || isAbsolute(location) || !insideFolder(folder, path)) {
     throw new ModelFileError(
       `Cannot read tensor ${tensor.name}: its data is at "${location}", outside the model folder`,
     );
@@ -60,38 +59,8 @@ export function externalRange(tensor: OnnxTensor, onnxPath: string): ExternalRan
   return { path, offset, length };
 }
 
-/**
- * Reads the bytes of a tensor that lies outside the `.onnx` file.
- * @throws {ModelFileError} when the file is missing, too short, or a link out of the folder
- */
-export function readExternalRange({ path, offset, length }: ExternalRange): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  let file: number;
-  try {
-    if (!inside(realpathSync(dirname(path)), realpathSync(path))) {
-      throw new Error("it is a link out of the model folder");
-    }
-    file = openSync(path, "r");
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read weights from ${path}: ${(cause as Error).message}`, { cause });
-  }
-  try {
-    const { size } = fstatSync(file);
-    if (offset + length > size) {
-      throw new ModelFileError(`Cannot read weights from ${path}: it has ${size} bytes, wanted ${offset + length}`);
-    }
-    for (let at = 0; at < length;) {
-      const count = readSync(file, bytes, at, length - at, offset + at);
-      if (count === 0) throw new ModelFileError(`Cannot read weights from ${path}: it ends at byte ${offset + at}`);
-      at += count;
-    }
-  } finally {
-    closeSync(file);
-  }
-  return bytes;
-}
-
-function inside(folder: string, path: string): boolean {
+/** Whether `path` is below `folder`, by name: links are not followed. */
+export function insideFolder(folder: string, path: string): boolean {
   const way = relative(folder, path);
   return way !== "" && !way.startsWith("..") && !isAbsolute(way);
 }

@@ -50,6 +50,19 @@ for (const kernels of loaded) {
       });
     }
 
+    test("packing gives the scalar packing's bytes", () => {
+      for (const form of FORMS) {
+        for (const [n, k] of SHAPES) {
+          for (const content of CONTENTS) {
+            using matrix = new PackedMatrix(kernels, makeMatrix(form, n, k, content));
+            using scalar = new PackedMatrix(kernels, matrix.weights, { scalar: true });
+            assert.deepEqual(matrix.packed.u8, scalar.packed.u8, `${form} [${n}, ${k}], ${content}`);
+            assert.equal(matrix.rounded, scalar.rounded);
+          }
+        }
+      }
+    });
+
     test("packing loses nothing of f16 scales, says what it rounds and refuses what f16 cannot hold", () => {
       const matrix = makeMatrix("int4", 20, 64, "random");
       using exact = new PackedMatrix(kernels, matrix);

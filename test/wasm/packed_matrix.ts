@@ -1,4 +1,4 @@
-import { Dot, type Kernels, Weights, ZeroKind } from "../../src/backend/simd/kernels.ts";
+import { Dot, type Kernels, Weights } from "../../src/backend/simd/kernels.ts";
 import type { MatMulNBitsWeights } from "../../src/model/matmul_nbits.ts";
 
 /** Bytes that lie in the kernels' memory until disposed. */
@@ -30,7 +30,8 @@ export class PackedMatrix implements Disposable {
   /** What packing returned. */
   readonly rounded: number;
 
-  constructor(readonly kernels: Kernels, readonly weights: MatMulNBitsWeights) {
+  /** @param options `scalar`: packed without SIMD */
+  constructor(readonly kernels: Kernels, readonly weights: MatMulNBitsWeights, options: { scalar?: boolean } = {}) {
     const { outFeatures: n, inFeatures: k, bits, qweight, scales, zeroPoints } = weights;
     const { exports } = kernels;
     this.form = bits === 8 ? Weights.Int8 : zeroPoints ? Weights.Int4Affine : Weights.Int4;
@@ -38,10 +39,9 @@ export class PackedMatrix implements Disposable {
     using q = new Block(kernels, qweight.byteLength).put(qweight);
     using s = new Block(kernels, scales.byteLength).put(scales);
     using z = new Block(kernels, zeroPoints?.byteLength ?? 0).put(zeroPoints ?? new Uint8Array());
-    const kind = !zeroPoints ? ZeroKind.Absent : zeroPoints instanceof Float32Array ? ZeroKind.F32 : ZeroKind.Packed;
-    this.rounded = bits === 8
-      ? exports.pack_int8(n, k, q.pointer, s.pointer, this.packed.pointer)
-      : exports.pack_int4(n, k, q.pointer, s.pointer, kind, z.pointer, this.packed.pointer);
+    const pack = options.scalar ? exports.scalar_pack : exports.pack;
+    const packedZeros = zeroPoints instanceof Uint8Array;
+    this.rounded = pack(this.form, n, k, q.pointer, s.pointer, z.pointer, packedZeros, this.packed.pointer);
   }
 
   /** f32 `[m, n]`; `scalar` for both quantizing and multiplying. `cuts`: panels, as threads would share them. */

@@ -26,7 +26,11 @@ impl Dot {
 
     /// Sums per vector of four columns. `Plain` keeps columns 0, 1 and columns 2, 3 apart, two lanes each.
     pub fn sums(self) -> usize {
-        if self == Dot::Plain { 2 } else { 1 }
+        if self == Dot::Plain {
+            2
+        } else {
+            1
+        }
     }
 
     /// From the stack's four activations, the same in each dword, to what `add` wants.
@@ -37,7 +41,7 @@ impl Dot {
     }
 
     /// `sums += activations * weights`, four products for each of four columns. `weights` are unsigned.
-    pub fn add(self, f: &mut Function, sums: &[Local], activations: Local, weights: Local, ) {
+    pub fn add(self, f: &mut Function, sums: &[Local], activations: Local, weights: Local) {
         match self {
             Dot::I32 => {
                 f.get(activations).get(weights).get(sums[0]);

@@ -7,10 +7,10 @@ use wasm_bindgen::prelude::wasm_bindgen;
 use crate::attention::AttentionShape;
 use crate::forward::{forward, logits, Row, Scratch};
 use crate::kv::{BlockPool, KvShape, Sequence};
-use crate::layout::{Weights, BLOCK};
+use crate::layout::Weights;
 use crate::linear::Linear;
 use crate::model::{Config, Layer, Model};
-use crate::pack::{pack_int4, pack_int8, ZeroPoints};
+use crate::pack::Source;
 
 /// What a row of `Engine::forward` wants: `[sequence, start, tokens, logits]`, logits 0 none, 1 last, 2 all.
 const ROW_NUMBERS: usize = 4;
@@ -65,53 +65,32 @@ impl Engine {
         }
     }
 
-    /// Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
-    /// `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
-    /// Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
+    /// Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+    /// `weights` as in `lib.rs`. Returns false when the memory is not there.
+    pub fn new_matrix(&mut self, slot: u32, layer: usize, weights: u32, n: usize, k: usize) -> bool {
+        let place = self.matrix(slot, layer);
+        *place = None;
+        *place = Linear::new(Weights::from_index(weights), n, k);
+        place.is_some()
+    }
+
+    /// Packs rows `first..first + rows` of the matrix in `slot`, on all threads; `first` is a multiple of 16. Operands and
+    /// result are those of `pack` in `lib.rs`.
     #[allow(clippy::too_many_arguments)]
-    pub fn set_matrix(
+    pub fn pack_rows(
         &mut self,
         slot: u32,
         layer: usize,
-        bits: u32,
-        n: usize,
-        k: usize,
+        first: usize,
+        rows: usize,
         qweight: usize,
         scales: usize,
-        zero_kind: u32,
         zeros: usize,
+        packed_zeros: bool,
     ) -> i32 {
-        let blocks = k / BLOCK;
-        let weights = match (bits, zero_kind) {
-            (8, _) => Weights::Int8,
-            (_, 0) => Weights::Int4,
-            _ => Weights::Int4Affine,
-        };
-        let Some(mut linear) = Linear::new(weights, n, k) else { return -2 };
-        let packed = unsafe {
-            let scales = from_raw_parts(scales as *const f32, n * blocks);
-            if bits == 8 {
-                pack_int8(n, k, from_raw_parts(qweight as *const u8, n * k), scales, linear.packed_mut())
-            } else {
-                let zeros = match zero_kind {
-                    0 => ZeroPoints::Absent,
-                    1 => ZeroPoints::F32(from_raw_parts(zeros as *const f32, n * blocks)),
-                    _ => ZeroPoints::Packed(from_raw_parts(zeros as *const u8, n * blocks.div_ceil(2))),
-                };
-                pack_int4(n, k, from_raw_parts(qweight as *const u8, n * k / 2), scales, zeros, linear.packed_mut())
-            }
-        };
-        let model = &mut self.model;
-        let place = match slot {
-            0 => &mut model.layers[layer].qkv,
-            1 => &mut model.layers[layer].output,
-            2 => &mut model.layers[layer].gate_up,
-            3 => &mut model.layers[layer].down,
-            4 => &mut model.embedding,
-            _ => &mut model.head,
-        };
-        *place = Some(linear);
-        packed.report()
+        let linear = self.matrix(slot, layer).as_mut().unwrap();
+        let source = unsafe { Source::at(linear.weights, rows, linear.k, qweight, scales, zeros, packed_zeros) };
+        linear.pack(first, &source).report()
     }
 
     /// Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
@@ -204,6 +183,18 @@ impl Engine {
     /// Where the last pass's hidden states are: f32 `[tokens, hidden]`.
     pub fn states(&self) -> usize {
         self.states.as_ptr() as usize
+    }
+
+    fn matrix(&mut self, slot: u32, layer: usize) -> &mut Option<Linear> {
+        let model = &mut self.model;
+        match slot {
+            0 => &mut model.layers[layer].qkv,
+            1 => &mut model.layers[layer].output,
+            2 => &mut model.layers[layer].gate_up,
+            3 => &mut model.layers[layer].down,
+            4 => &mut model.embedding,
+            _ => &mut model.head,
+        }
     }
 
     /// Gathers the states whose logits are wanted.

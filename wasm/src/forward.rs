@@ -107,7 +107,8 @@ struct Place {
 }
 
 fn places(rows: &[Row]) -> Vec<Place> {
-    let tokens = |(row, it): (usize, &Row)| (it.start..it.start + it.ids.len()).map(move |position| Place { row, position });
+    let tokens =
+        |(row, it): (usize, &Row)| (it.start..it.start + it.ids.len()).map(move |position| Place { row, position });
     rows.iter().enumerate().flat_map(tokens).collect()
 }
 

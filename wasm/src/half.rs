@@ -1,5 +1,7 @@
 //! f16 as bits.
 
+use std::arch::wasm32::*;
+
 /// f32 to f16, to nearest, ties to even; `None` where the value is not finite or rounds past 65504.
 pub fn f16_from_f32(value: f32) -> Option<u16> {
     let bits = value.to_bits();
@@ -32,3 +34,30 @@ pub fn f16_to_f32(bits: u16) -> f32 {
 
 /// 2^112
 pub const F16_SCALE: f32 = f32::from_bits((127 + 112) << 23);
+
+/// Four f16, and in which lanes something happened.
+pub struct Halves {
+    /// In the low 64 bits; 0 for what does not fit.
+    pub bits: v128,
+    /// Lanes of 32 bits, all set where the value is another now.
+    pub changed: v128,
+    /// Where the value is not finite or rounds past 65504.
+    pub overflowed: v128,
+}
+
+/// `f16_from_f32` of four lanes.
+pub fn f16x4_from_f32x4(values: v128) -> Halves {
+    let magnitude = v128_and(values, u32x4_splat(0x7fff_ffff));
+    let overflowed = i32x4_ge(magnitude, u32x4_splat(0x477f_f000));
+    let half = f32x4_splat(0.5);
+    let subnormal = i32x4_sub(f32x4_add(magnitude, half), half);
+    let odd = v128_and(u32x4_shr(magnitude, 13), u32x4_splat(1));
+    let normal = u32x4_shr(i32x4_add(i32x4_add(magnitude, i32x4_splat(0xfff - (112 << 23))), odd), 13);
+    let bits = v128_bitselect(subnormal, normal, i32x4_lt(magnitude, u32x4_splat(0x3880_0000)));
+    let sign = v128_andnot(i32x4_shr(values, 31), u32x4_splat(0x7fff));
+    // Sign-extended to 32 bits, so that narrowing does not saturate.
+    let bits = v128_andnot(v128_or(bits, sign), overflowed);
+    let scaled = v128_and(i32x4_shl(bits, 13), u32x4_splat(0x8fff_e000));
+    let changed = f32x4_ne(f32x4_mul(scaled, f32x4_splat(F16_SCALE)), values);
+    Halves { bits: i16x8_narrow_i32x4(bits, bits), changed, overflowed }
+}

@@ -29,12 +29,12 @@ mod self_test;
 mod threads;
 mod tile;
 
-use std::slice::{from_raw_parts, from_raw_parts_mut};
+use std::slice::from_raw_parts_mut;
 
 use activations::Activations;
-use layout::{Weights, BLOCK};
+use layout::{Weights, PANEL};
 use matmul::Matrix;
-use pack::ZeroPoints;
+use pack::{Packed, Source};
 use tile::Dot;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -50,34 +50,51 @@ pub fn activation_bytes(m: usize, k: usize) -> usize {
     Activations::bytes(m, k)
 }
 
-/// Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
-/// 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+/// Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales
+/// `[n, k/32]`, and for affine int4 `zeros`: f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]` where `packed_zeros`.
+/// Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
 #[wasm_bindgen]
-pub fn pack_int4(n: usize, k: usize, qweight: usize, scales: usize, zero_kind: u32, zeros: usize, to: usize) -> i32 {
-    let blocks = k / BLOCK;
-    let weights = if zero_kind == 0 { Weights::Int4 } else { Weights::Int4Affine };
-    let packed = unsafe {
-        let zeros = match zero_kind {
-            0 => ZeroPoints::Absent,
-            1 => ZeroPoints::F32(from_raw_parts(zeros as *const f32, n * blocks)),
-            _ => ZeroPoints::Packed(from_raw_parts(zeros as *const u8, n * blocks.div_ceil(2))),
-        };
-        let qweight = from_raw_parts(qweight as *const u8, n * k / 2);
-        let scales = from_raw_parts(scales as *const f32, n * blocks);
-        pack::pack_int4(n, k, qweight, scales, zeros, from_raw_parts_mut(to as *mut u8, weights.matrix_bytes(n, k)))
+#[allow(clippy::too_many_arguments)]
+pub fn pack(
+    weights: u32,
+    n: usize,
+    k: usize,
+    qweight: usize,
+    scales: usize,
+    zeros: usize,
+    packed_zeros: bool,
+    to: usize,
+) -> i32 {
+    let weights = Weights::from_index(weights);
+    let (source, to) = unsafe {
+        let source = Source::at(weights, n, k, qweight, scales, zeros, packed_zeros);
+        (source, from_raw_parts_mut(to as *mut u8, weights.matrix_bytes(n, k)))
     };
+    let mut packed = Packed::default();
+    for (panel, to) in to.chunks_exact_mut(weights.panel_bytes(k)).enumerate() {
+        packed += pack::pack_panel(weights, &source, panel * PANEL, to);
+    }
     packed.report()
 }
 
-/// Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
+/// `pack`, without SIMD. Gives the same bytes.
 #[wasm_bindgen]
-pub fn pack_int8(n: usize, k: usize, qweight: usize, scales: usize, to: usize) -> i32 {
-    let packed = unsafe {
-        let qweight = from_raw_parts(qweight as *const u8, n * k);
-        let scales = from_raw_parts(scales as *const f32, n * k / BLOCK);
-        pack::pack_int8(n, k, qweight, scales, from_raw_parts_mut(to as *mut u8, Weights::Int8.matrix_bytes(n, k)))
-    };
-    packed.report()
+#[allow(clippy::too_many_arguments)]
+pub fn scalar_pack(
+    weights: u32,
+    n: usize,
+    k: usize,
+    qweight: usize,
+    scales: usize,
+    zeros: usize,
+    packed_zeros: bool,
+    to: usize,
+) -> i32 {
+    let weights = Weights::from_index(weights);
+    unsafe {
+        let source = Source::at(weights, n, k, qweight, scales, zeros, packed_zeros);
+        scalar::pack(weights, &source, from_raw_parts_mut(to as *mut u8, weights.matrix_bytes(n, k))).report()
+    }
 }
 
 /// Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.

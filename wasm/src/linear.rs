@@ -1,10 +1,14 @@
 //! A matrix of the model, packed, and its product with rows of f32.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use crate::activations::Activations;
 use crate::choose::{choose, plan};
 use crate::half::f16_to_f32;
 use crate::layout::{byte_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
+use crate::memory::AlignedBytes;
+use crate::pack::{pack_panel, Packed, Source};
 use crate::quantize::quantize;
 use crate::threads::{for_parts, Shared};
 use crate::tile::Dot;
@@ -18,21 +22,31 @@ pub struct Linear {
     pub n: usize,
     pub k: usize,
     dot: Dot,
-    packed: Vec<u8>,
+    packed: AlignedBytes,
 }
 
 impl Linear {
-    /// Zeroed; `packed_mut` is for whoever fills it. `None` when the memory is not there.
+    /// Holds anything until `pack` wrote all its rows. `None` when the memory is not there.
     pub fn new(weights: Weights, n: usize, k: usize) -> Option<Self> {
-        let bytes = weights.matrix_bytes(n, k);
-        let mut packed = Vec::new();
-        packed.try_reserve_exact(bytes).ok()?;
-        packed.resize(bytes, 0);
+        let packed = AlignedBytes::new(weights.matrix_bytes(n, k))?;
         Some(Linear { weights, n, k, dot: choose(weights), packed })
     }
 
-    pub fn packed_mut(&mut self) -> &mut [u8] {
-        &mut self.packed
+    /// Packs rows of the matrix, from row `first` on, which begins a panel.
+    pub fn pack(&mut self, first: usize, source: &Source) -> Packed {
+        assert!(first % PANEL == 0 && first + source.rows <= self.n && source.k == self.k);
+        let (weights, bytes) = (self.weights, self.weights.panel_bytes(self.k));
+        let to = Shared::new(&mut self.packed[first / PANEL * bytes..]);
+        let (rounded, overflowed) = (AtomicU32::new(0), AtomicU32::new(0));
+        for_parts(source.rows.div_ceil(PANEL), 1, |_, part| {
+            for panel in part {
+                let to = unsafe { to.part(panel * bytes..(panel + 1) * bytes) };
+                let packed = pack_panel(weights, source, panel * PANEL, to);
+                rounded.fetch_add(packed.rounded, Relaxed);
+                overflowed.fetch_add(packed.overflowed, Relaxed);
+            }
+        });
+        Packed { rounded: rounded.into_inner(), overflowed: overflowed.into_inner() }
     }
 
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.

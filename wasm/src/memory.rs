@@ -1,7 +1,10 @@
 //! Memory for the caller, and how fast it can be read.
 
-use std::alloc::{alloc_zeroed, dealloc, Layout};
+use std::alloc::{alloc, alloc_zeroed, dealloc, Layout};
 use std::arch::wasm32::*;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -10,6 +13,45 @@ const ALIGN: usize = 64;
 
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.max(1), ALIGN).ok()
+}
+
+/// Bytes on a cache line's border, so that no vector of packed weights lies across two. Not zeroed: clearing gigabytes
+/// that are about to be written takes as long as writing them.
+pub struct AlignedBytes {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl AlignedBytes {
+    /// `None` when the memory is not there.
+    pub fn new(bytes: usize) -> Option<Self> {
+        let layout = layout(bytes)?;
+        Some(AlignedBytes { start: NonNull::new(unsafe { alloc(layout) })?, layout })
+    }
+}
+
+/// Owns its bytes, as `Vec` does.
+unsafe impl Send for AlignedBytes {}
+unsafe impl Sync for AlignedBytes {}
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Deref for AlignedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        unsafe { from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl DerefMut for AlignedBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        unsafe { from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
 }
 
 /// Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.

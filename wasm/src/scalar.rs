@@ -3,10 +3,48 @@
 //! Integers are exact in both; every f32 operation is here once, in the kernels' order.
 
 use crate::activations::Activations;
-use crate::half::f16_to_scaled_f32;
+use crate::half::{f16_from_f32, f16_to_f32, f16_to_scaled_f32};
 use crate::layout::{byte_at, nibble_at, Weights, BLOCK, PANEL};
 use crate::matmul::Matrix;
+use crate::pack::{Packed, Source};
 use crate::quantize::{factors, zero_start};
+
+/// As `pack::pack_panel`, all panels.
+pub fn pack(weights: Weights, source: &Source, to: &mut [u8]) -> Packed {
+    let mut packed = Packed::default();
+    let mut put = |to: &mut [u8], at: usize, value: f32| {
+        let bits = f16_from_f32(value).unwrap_or_else(|| {
+            packed.overflowed += 1;
+            0
+        });
+        packed.rounded += (f16_to_f32(bits) != value) as u32;
+        to[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+    };
+    let blocks = source.k / BLOCK;
+    to.fill(0);
+    for row in 0..source.rows {
+        let (panel, column) = (row / PANEL, row % PANEL);
+        for block in 0..blocks {
+            let to = &mut to[panel * weights.panel_bytes(source.k) + block * weights.block_bytes()..];
+            for k in 0..BLOCK {
+                let at = (row * blocks + block) * BLOCK + k;
+                if weights == Weights::Int8 {
+                    to[byte_at(column, k)] = source.qweight[at];
+                } else {
+                    let (byte, shift) = nibble_at(column, k);
+                    to[byte] |= (source.qweight[at / 2] >> (at % 2 * 4) & 15) << shift;
+                }
+            }
+            let scale = source.scales[row * blocks + block];
+            let at = weights.quant_bytes() + 2 * column;
+            put(to, at, scale);
+            if weights.affine() {
+                put(to, at + 2 * PANEL, -source.zeros.at(row, block, blocks) * scale);
+            }
+        }
+    }
+    packed
+}
 
 /// As `quantize::quantize`, all rows.
 ///

@@ -1,5 +1,5 @@
 import { ModelFileError } from "../../errors.ts";
-import { externalRange, readExternalRange, tensorByteLength } from "../../model/external_tensor.ts";
+import { tensorByteLength } from "../../model/external_tensor.ts";
 import { expandMatMulNBits } from "../../model/matmul_nbits.ts";
 import {
   AttributeType,
@@ -12,6 +12,7 @@ import {
   type OnnxTensor,
   tensorValueInfo,
 } from "../../model/onnx_proto.ts";
+import { TensorFiles } from "../../model/tensor_bytes.ts";
 
 /** How weights are held: expanded to f32 once, or as the file has them and expanded in every pass. */
 export type WeightForm = "f32" | "int4";
@@ -69,11 +70,14 @@ export function rewriteModel(
   const { head, hiddenStates } = findHead(model);
   const weights = new Map<string, Uint8Array>();
   const byName = initializersByName(model);
+  using files = new TensorFiles(onnxPath);
   const read = (name: string | undefined): Uint8Array | undefined => {
     const tensor = name ? byName.get(name) : undefined;
     if (!tensor) return undefined;
-    const range = externalRange(tensor, onnxPath);
-    return range ? readExternalRange(range) : tensor.rawData;
+    const source = files.bytesOf(tensor);
+    const bytes = new Uint8Array(source.length);
+    source.read(0, bytes);
+    return bytes;
   };
 
   const initializers = new Map(byName);

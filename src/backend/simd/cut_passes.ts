@@ -1,6 +1,9 @@
 import type { LogitsWanted } from "../backend.ts";
 import type { SessionRow } from "../model_session.ts";
 
+/** Tokens of a pass at most: the weights' cost is shared well by then. */
+export const PASS_TOKENS = 256;
+
 /** Tokens `from..from + count` of a row, as one pass runs them. */
 export interface RowPart {
   /** Place of the row in its batch. */

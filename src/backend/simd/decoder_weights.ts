@@ -1,27 +1,27 @@
 import { ModelFileError } from "../../errors.ts";
-import { externalRange, readExternalRange } from "../../model/external_tensor.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import { AttributeType, type OnnxModel, type OnnxNode, type OnnxTensor } from "../../model/onnx_proto.ts";
+import { AttributeType, DataType, type OnnxModel, type OnnxNode, type OnnxTensor } from "../../model/onnx_proto.ts";
+import type { TensorBytes, TensorFiles } from "../../model/tensor_bytes.ts";
 
-/** A quantized matrix `[n, k]` in blocks of 32 along k, as `MatMulNBits` has it; its bytes are read when asked for. */
+/** A quantized matrix `[n, k]` in blocks of 32 along k, as `MatMulNBits` has it. */
 export interface QuantizedMatrix {
   n: number;
   k: number;
   bits: 4 | 8;
   /** u8 `[n, k/32, 32 * bits / 8]` */
-  qweight(): Uint8Array;
+  qweight: TensorBytes;
   /** f32 `[n, k/32]` */
-  scales(): Uint8Array;
-  /** f32 or packed, as long as it is there. */
-  zeroPoints(): Uint8Array | undefined;
+  scales: TensorBytes;
+  /** f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]`, two to a byte. Absent: the middle. */
+  zeroPoints: TensorBytes | undefined;
 }
 
-/** Weights of one layer. Vectors are f32, as bytes. */
+/** Weights of one layer. Vectors are f32. */
 export interface LayerWeights {
-  inputNorm(): Uint8Array;
+  inputNorm: TensorBytes;
   qkv: QuantizedMatrix;
   output: QuantizedMatrix;
-  postAttentionNorm(): Uint8Array;
+  postAttentionNorm: TensorBytes;
   gateUp: QuantizedMatrix;
   down: QuantizedMatrix;
 }
@@ -32,27 +32,24 @@ export interface DecoderWeights {
   embedding: QuantizedMatrix;
   /** Absent when lm_head is the embedding's own bytes. */
   head: QuantizedMatrix | undefined;
-  finalNorm(): Uint8Array;
+  finalNorm: TensorBytes;
   /** f32 `[context, head_dim / 2]` each */
-  cos(): Uint8Array;
-  sin(): Uint8Array;
-  /** Bytes of all weights in the file. */
-  bytes: number;
+  cos: TensorBytes;
+  sin: TensorBytes;
 }
 
 /**
  * Finds a decoder's weights in a graph as onnxruntime-genai's builder writes it for CPU int4 (Phi-3, Llama): fused
  * qkv_proj and gate_up_proj, embedding as GatherBlockQuantized.
- * @param onnxPath where the graph's external data lies beside
+ * @param files of the graph; the result reads from them
  * @throws {ModelFileError} naming the first node or tensor that is not as it has to be
  */
-export function findDecoderWeights(model: OnnxModel, onnxPath: string, config: ModelConfig): DecoderWeights {
+export function findDecoderWeights(model: OnnxModel, files: TensorFiles, config: ModelConfig): DecoderWeights {
   const tensors = new Map(model.graph.initializer.map((tensor) => [tensor.name, tensor]));
   const nodes = new Map(model.graph.node.map((node) => [node.name, node]));
   const { numHiddenLayers: layers, numAttentionHeads, numKeyValueHeads, headDim, hiddenSize, vocabSize } = config;
-  let bytes = 0;
 
-  const tensor = (name: string, elements: number): () => Uint8Array => {
+  const tensor = (name: string, elements: number): TensorBytes => {
     const found = tensors.get(name);
     const size = found?.dims.reduce((product, dim) => product * dim, 1);
     if (!found || size !== elements) {
@@ -61,22 +58,19 @@ export function findDecoderWeights(model: OnnxModel, onnxPath: string, config: M
           `wanted ${elements} elements`,
       );
     }
-    const range = externalRange(found, onnxPath);
-    bytes += range?.length ?? found.rawData?.length ?? 0;
-    return () => readTensor(found, range);
+    return files.bytesOf(found);
   };
   const matrix = (inputs: readonly (string | undefined)[], bits: number, n: number, k: number): QuantizedMatrix => {
     if (bits !== 4 && bits !== 8) throw new ModelFileError(`Cannot use ${inputs[0]}: ${bits} bits, wanted 4 or 8`);
     const [qweight, scales, zeros] = inputs;
-    const zeroPoints = zeros ? tensors.get(zeros)! : undefined;
-    const count = zeroPoints ? zeroPoints.dims.reduce((product, dim) => product * dim, 1) : 0;
+    const packed = zeros && tensors.get(zeros)?.dataType === DataType.UINT8;
     return {
       n,
       k,
       bits,
       qweight: tensor(qweight!, n * k * bits / 8),
       scales: tensor(scales!, n * k / 32),
-      zeroPoints: zeros ? tensor(zeros, count) : () => undefined,
+      zeroPoints: zeros ? tensor(zeros, packed ? n * Math.ceil(k / 64) : n * k / 32) : undefined,
     };
   };
   const matMul = (name: string, n: number, k: number): QuantizedMatrix => {
@@ -119,14 +113,7 @@ export function findDecoderWeights(model: OnnxModel, onnxPath: string, config: M
     finalNorm: tensor(`model.layers.${layers}.final_norm_layernorm.weight`, hiddenSize),
     cos: tensor("cos_cache", config.contextLength * headDim / 2),
     sin: tensor("sin_cache", config.contextLength * headDim / 2),
-    bytes,
   };
-}
-
-function readTensor(tensor: OnnxTensor, range: ReturnType<typeof externalRange>): Uint8Array {
-  const bytes = range ? readExternalRange(range) : tensor.rawData;
-  if (!bytes) throw new ModelFileError(`Cannot read tensor ${tensor.name}: it has no raw data`);
-  return bytes;
 }
 
 function integer(node: OnnxNode, name: string): number {

@@ -3,9 +3,12 @@ import { workerData } from "node:worker_threads";
 import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { decodeModel } from "../../model/onnx_proto.ts";
+import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { serveThread } from "../serve_thread.ts";
 import { findDecoderWeights } from "./decoder_weights.ts";
 import { loadKernels } from "./kernels.ts";
+import { packedBytes } from "./load_weights.ts";
+import { requireRoom } from "./require_room.ts";
 import { SimdSession } from "./simd_session.ts";
 import { ThreadPool } from "./thread_pool.ts";
 
@@ -15,21 +18,25 @@ export interface LoadOptions {
   onnxPath: string;
   config: ModelConfig;
   threads: number;
+  /** Memory that the engine may take, in bytes. */
+  memoryBudgetBytes: number;
 }
 
 await serveThread(async (onProgress) => {
-  const { onnxPath, config, threads } = workerData as LoadOptions;
+  const { onnxPath, config, threads, memoryBudgetBytes } = workerData as LoadOptions;
   let graph: Uint8Array;
   try {
     graph = readFileSync(onnxPath);
   } catch (cause) {
     throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
   }
-  const weights = findDecoderWeights(decodeModel(graph), onnxPath, config);
+  using files = new TensorFiles(onnxPath);
+  const weights = findDecoderWeights(decodeModel(graph), files, config);
   const kernels = await loadKernels();
   if (!kernels) {
     throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");
   }
+  requireRoom(packedBytes(kernels, weights), config, memoryBudgetBytes);
   const pool = await ThreadPool.start(kernels, threads);
   const session = new SimdSession(kernels, pool, config, weights, onProgress);
   return { session, kind: kernels.variant, threads: pool.size };

@@ -18,16 +18,16 @@ export interface KernelExports {
   matrix_bytes(weights: Weights, n: number, k: number): number;
   activation_bytes(m: number, k: number): number;
   /** How many scales and minima f16 had to round; -1 when it cannot hold one. */
-  pack_int4(
+  pack(
+    weights: Weights,
     n: number,
     k: number,
     qweight: number,
     scales: number,
-    zeroKind: ZeroKind,
     zeros: number,
+    packedZeros: boolean,
     to: number,
   ): number;
-  pack_int8(n: number, k: number, qweight: number, scales: number, to: number): number;
   quantize_rows(x: number, m: number, k: number, tile: number, to: number, from: number, until: number): void;
   /** Columns of panels `from..until` of 16 of f32 `[m, n]`. */
   matmul(
@@ -44,6 +44,7 @@ export interface KernelExports {
     from: number,
     until: number,
   ): void;
+  scalar_pack: KernelExports["pack"];
   scalar_quantize_rows(x: number, m: number, k: number, tile: number, to: number): void;
   scalar_matmul(
     weights: Weights,
@@ -70,10 +71,6 @@ export type Weights = typeof Weights[keyof typeof Weights];
 /** Inner instruction; all give the same bits. */
 export const Dot = { Plain: 0, I16: 1, I32: 2 } as const;
 export type Dot = typeof Dot[keyof typeof Dot];
-
-/** What zero points `pack_int4` is given. */
-export const ZeroKind = { Absent: 0, F32: 1, Packed: 2 } as const;
-export type ZeroKind = typeof ZeroKind[keyof typeof ZeroKind];
 
 /** Builds of the same kernels, best first. */
 export const VARIANTS = ["relaxed-threads", "simd128-threads", "simd128"] as const;

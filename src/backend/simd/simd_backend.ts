@@ -12,6 +12,8 @@ export interface SimdOptions {
   config: ModelConfig;
   /** Threads that share a pass. @default one */
   threads?: number;
+  /** Memory that the engine may take, in bytes. @default what a WASM memory can have */
+  memoryBudgetBytes?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
   reason?: string;
   onProgress?: LoadProgress;
@@ -25,13 +27,13 @@ const BLOCK_TOKENS = 16;
 /**
  * Loads a model into our own WASM engine, on a thread of its own.
  * @throws {ModelFileError} when the model's files are damaged or of another kind
- * @throws {OutOfMemoryError} when the weights do not fit the heap
+ * @throws {OutOfMemoryError} before loading, when the weights do not fit
  * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
  */
 export async function createSimdBackend(
-  { modelDir, config, threads = 1, reason, onProgress, onCrash }: SimdOptions,
+  { modelDir, config, threads = 1, memoryBudgetBytes = 2 ** 32, reason, onProgress, onCrash }: SimdOptions,
 ): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads };
+  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads, memoryBudgetBytes };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,

@@ -1,22 +1,18 @@
-import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
+import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { LogitsWanted, RowResult } from "../backend.ts";
 import type { LoadProgress } from "../inference_thread.ts";
 import type { ModelSession, SessionRow } from "../model_session.ts";
-import { cutPasses, type RowPart } from "./cut_passes.ts";
-import type { DecoderWeights, QuantizedMatrix } from "./decoder_weights.ts";
+import { cutPasses, PASS_TOKENS, type RowPart } from "./cut_passes.ts";
+import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
+import { allocate, loadWeights } from "./load_weights.ts";
 import type { ThreadPool } from "./thread_pool.ts";
 import type { WasmEngine } from "./wasm_engine.ts";
 
-/** `set_matrix`'s and `set_vector`'s slots. */
-const MATRIX = { qkv: 0, output: 1, gateUp: 2, down: 3, embedding: 4, head: 5 } as const;
-const VECTOR = { inputNorm: 0, postAttentionNorm: 1, finalNorm: 2, cos: 3, sin: 4 } as const;
+/** `forward`'s wishes. */
 const LOGITS = { none: 0, last: 1, all: 2 } as const;
-const ZERO_KIND = { absent: 0, f32: 1, packed: 2 } as const;
 
-/** Tokens of a pass at most: the weights' cost is shared well by then. */
-const PASS_TOKENS = 256;
 /** Numbers that describe a row to `forward`: sequence, start, tokens, logits. */
 const ROW_NUMBERS = 4;
 
@@ -36,7 +32,7 @@ export class SimdSession implements ModelSession {
   readonly #ids: number;
 
   /**
-   * Reads, packs and copies all weights.
+   * Reads and packs all weights.
    * @param pool closed with the session
    * @throws {ModelFileError} when a scale does not fit f16
    * @throws {OutOfMemoryError} when the weights do not fit the heap
@@ -63,17 +59,9 @@ export class SimdSession implements ModelSession {
       config.rmsNormEps,
       config.slidingWindow ?? 0,
     );
-    this.#rows = this.#allocate(4 * ROW_NUMBERS * PASS_TOKENS);
-    this.#ids = this.#allocate(4 * PASS_TOKENS);
-    weights.layers.forEach((layer, i) => {
-      for (const name of ["qkv", "output", "gateUp", "down"] as const) this.#setMatrix(MATRIX[name], i, layer[name]);
-      this.#setVector(VECTOR.inputNorm, i, layer.inputNorm());
-      this.#setVector(VECTOR.postAttentionNorm, i, layer.postAttentionNorm());
-      onProgress("packing weights", (i + 1) / weights.layers.length);
-    });
-    this.#setMatrix(MATRIX.embedding, 0, weights.embedding);
-    if (weights.head) this.#setMatrix(MATRIX.head, 0, weights.head);
-    for (const name of ["finalNorm", "cos", "sin"] as const) this.#setVector(VECTOR[name], 0, weights[name]());
+    this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
+    this.#ids = allocate(kernels, 4 * PASS_TOKENS);
+    loadWeights(kernels, this.#engine, weights, (done) => onProgress("packing weights", done));
   }
 
   get heapBytes(): number {
@@ -157,36 +145,6 @@ export class SimdSession implements ModelSession {
 
   async close(): Promise<void> {
     await this.#pool.close();
-  }
-
-  #setMatrix(slot: number, layer: number, { n, k, bits, ...parts }: QuantizedMatrix): void {
-    const [qweight, scales, zeros] = [parts.qweight(), parts.scales(), parts.zeroPoints()];
-    const copies = [qweight, scales, zeros ?? new Uint8Array(0)].map((bytes) => this.#copy(bytes));
-    const zeroKind = !zeros ? "absent" : zeros.length === scales.length ? "f32" : "packed";
-    const [q, s, z] = copies.map(({ pointer }) => pointer);
-    const status = this.#engine.set_matrix(slot, layer, bits, n, k, q!, s!, ZERO_KIND[zeroKind], z!);
-    for (const { pointer, bytes } of copies) this.#kernels.exports.release(pointer, bytes);
-    if (status === -1) throw new ModelFileError(`Cannot pack a matrix [${n}, ${k}]: a scale does not fit f16`);
-    if (status === -2) throw new OutOfMemoryError(`Cannot load a matrix [${n}, ${k}]: the WASM heap is full`);
-  }
-
-  #setVector(slot: number, layer: number, values: Uint8Array): void {
-    const { pointer, bytes } = this.#copy(values);
-    this.#engine.set_vector(slot, layer, pointer, values.length / 4);
-    this.#kernels.exports.release(pointer, bytes);
-  }
-
-  #copy(values: Uint8Array): { pointer: number; bytes: number } {
-    const bytes = values.length;
-    const pointer = this.#allocate(bytes);
-    new Uint8Array(this.#kernels.memory.buffer, pointer, bytes).set(values);
-    return { pointer, bytes };
-  }
-
-  #allocate(bytes: number): number {
-    const pointer = this.#kernels.exports.allocate(bytes) >>> 0;
-    if (pointer === 0) throw new OutOfMemoryError(`Cannot allocate ${bytes} bytes: the WASM heap is full`);
-    return pointer;
   }
 
   #numbers(pointer: number, count: number): Uint32Array {

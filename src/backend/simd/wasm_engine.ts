@@ -1,15 +1,17 @@
+import type { Weights } from "./kernels.ts";
+
 /** The engine in the module, as `wasm/src/engine.rs` describes it. */
 export interface WasmEngine {
-  set_matrix(
+  new_matrix(slot: number, layer: number, weights: Weights, n: number, k: number): boolean;
+  pack_rows(
     slot: number,
     layer: number,
-    bits: number,
-    n: number,
-    k: number,
+    first: number,
+    rows: number,
     qweight: number,
     scales: number,
-    zeroKind: number,
     zeros: number,
+    packedZeros: boolean,
   ): number;
   set_vector(slot: number, layer: number, values: number, count: number): void;
   sequence_new(): number;

@@ -36,6 +36,28 @@ describe("simd on a tiny model", () => {
     assert.equal(seen.size, 1);
   });
 
+  test("refuses, before it loads, what does not fit, and says how much it is", async () => {
+    await using model = await tinyModel();
+    const load = (memoryBudgetBytes: number, config = model.config) =>
+      createSimdBackend({ modelDir: model.path, config, memoryBudgetBytes });
+    await using backend = await load(64 * 2 ** 20);
+    assert.ok(backend.info.name);
+    const steps: string[] = [];
+    await assert.rejects(
+      createSimdBackend({
+        modelDir: model.path,
+        config: model.config,
+        memoryBudgetBytes: 2 ** 24,
+        onProgress: (step) => steps.push(step),
+      }),
+      {
+        name: "OutOfMemoryError",
+        message: /^Cannot load the model: it takes \d+ MiB, \d+ MiB of them .* 16 MiB may be/,
+      },
+    );
+    assert.deepEqual(steps, []);
+  });
+
   test("refuses a graph that it does not know, by the node's name", async () => {
     await using model = await tinyModel();
     const graph = decodeModel(await readFile(model.onnxPath));

@@ -18,6 +18,16 @@ export class Engine {
      */
     constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, context: number, epsilon: number, window: number);
     /**
+     * Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+     * `weights` as in `lib.rs`. Returns false when the memory is not there.
+     */
+    new_matrix(slot: number, layer: number, weights: number, n: number, k: number): boolean;
+    /**
+     * Packs rows `first..first + rows` of the matrix in `slot`, on all threads; `first` is a multiple of 16. Operands and
+     * result are those of `pack` in `lib.rs`.
+     */
+    pack_rows(slot: number, layer: number, first: number, rows: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean): number;
+    /**
      * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
      */
     sequence_fork(id: number): number;
@@ -33,12 +43,6 @@ export class Engine {
      * Forgets a sequence's tokens from `length` on.
      */
     sequence_truncate(id: number, length: number): void;
-    /**
-     * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
-     * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
-     * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
-     */
-    set_matrix(slot: number, layer: number, bits: number, n: number, k: number, qweight: number, scales: number, zero_kind: number, zeros: number): number;
     /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
      */
@@ -99,15 +103,11 @@ export function matmul(dot: number, weights: number, w: number, n: number, x: nu
 export function matrix_bytes(weights: number, n: number, k: number): number;
 
 /**
- * Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
- * 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+ * Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales
+ * `[n, k/32]`, and for affine int4 `zeros`: f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]` where `packed_zeros`.
+ * Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
  */
-export function pack_int4(n: number, k: number, qweight: number, scales: number, zero_kind: number, zeros: number, to: number): number;
-
-/**
- * Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
- */
-export function pack_int8(n: number, k: number, qweight: number, scales: number, to: number): number;
+export function pack(weights: number, n: number, k: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean, to: number): number;
 
 /**
  * Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
@@ -136,6 +136,11 @@ export function release(pointer: number, bytes: number): void;
 export function scalar_matmul(weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, result: number): void;
 
 /**
+ * `pack`, without SIMD. Gives the same bytes.
+ */
+export function scalar_pack(weights: number, n: number, k: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean, to: number): number;
+
+/**
  * `quantize_rows` of all rows, without SIMD. Gives the same bytes.
  */
 export function scalar_quantize_rows(x: number, m: number, k: number, tile: number, to: number): void;
@@ -161,11 +166,12 @@ export interface InitOutput {
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
     readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+    readonly engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
+    readonly engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
     readonly engine_sequence_fork: (a: number, b: number) => number;
     readonly engine_sequence_free: (a: number, b: number) => void;
     readonly engine_sequence_new: (a: number) => number;
     readonly engine_sequence_truncate: (a: number, b: number, c: number) => void;
-    readonly engine_set_matrix: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
     readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly engine_states: (a: number) => number;
     readonly engine_used_blocks: (a: number) => number;
@@ -174,13 +180,13 @@ export interface InitOutput {
     readonly help_failed: () => void;
     readonly matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
-    readonly pack_int4: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => number;
-    readonly pack_int8: (a: number, b: number, c: number, d: number, e: number) => number;
+    readonly pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
     readonly plan: (a: number, b: number) => number;
     readonly quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
     readonly read_memory: (a: number, b: number) => number;
     readonly release: (a: number, b: number) => void;
     readonly scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
+    readonly scalar_pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
     readonly scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly self_test: (a: number, b: number) => number;
     readonly set_threads: (a: number) => void;

@@ -51,6 +51,37 @@ export class Engine {
         return this;
     }
     /**
+     * Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
+     * `weights` as in `lib.rs`. Returns false when the memory is not there.
+     * @param {number} slot
+     * @param {number} layer
+     * @param {number} weights
+     * @param {number} n
+     * @param {number} k
+     * @returns {boolean}
+     */
+    new_matrix(slot, layer, weights, n, k) {
+        const ret = wasm.engine_new_matrix(this.__wbg_ptr, slot, layer, weights, n, k);
+        return ret !== 0;
+    }
+    /**
+     * Packs rows `first..first + rows` of the matrix in `slot`, on all threads; `first` is a multiple of 16. Operands and
+     * result are those of `pack` in `lib.rs`.
+     * @param {number} slot
+     * @param {number} layer
+     * @param {number} first
+     * @param {number} rows
+     * @param {number} qweight
+     * @param {number} scales
+     * @param {number} zeros
+     * @param {boolean} packed_zeros
+     * @returns {number}
+     */
+    pack_rows(slot, layer, first, rows, qweight, scales, zeros, packed_zeros) {
+        const ret = wasm.engine_pack_rows(this.__wbg_ptr, slot, layer, first, rows, qweight, scales, zeros, packed_zeros);
+        return ret;
+    }
+    /**
      * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
      * @param {number} id
      * @returns {number}
@@ -81,25 +112,6 @@ export class Engine {
      */
     sequence_truncate(id, length) {
         wasm.engine_sequence_truncate(this.__wbg_ptr, id, length);
-    }
-    /**
-     * Packs a matrix `[n, k]` for `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
-     * `bits` 4: `qweight` u8 `[n, k/32, 16]`, zero points as `pack_int4` takes them; 8: u8 `[n, k/32, 32]`.
-     * Returns how many scales were rounded to f16, -1 when one does not fit, -2 when the memory is not there.
-     * @param {number} slot
-     * @param {number} layer
-     * @param {number} bits
-     * @param {number} n
-     * @param {number} k
-     * @param {number} qweight
-     * @param {number} scales
-     * @param {number} zero_kind
-     * @param {number} zeros
-     * @returns {number}
-     */
-    set_matrix(slot, layer, bits, n, k, qweight, scales, zero_kind, zeros) {
-        const ret = wasm.engine_set_matrix(this.__wbg_ptr, slot, layer, bits, n, k, qweight, scales, zero_kind, zeros);
-        return ret;
     }
     /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
@@ -228,33 +240,21 @@ export function matrix_bytes(weights, n, k) {
 }
 
 /**
- * Packs u8 `[n, k/32, 16]` with f32 scales `[n, k/32]`. `zero_kind`: 0 absent (the result is int4), 1 f32 `[n, k/32]`,
- * 2 u8 `[n, ceil(k/64)]` (affine int4). Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+ * Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales
+ * `[n, k/32]`, and for affine int4 `zeros`: f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]` where `packed_zeros`.
+ * Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
+ * @param {number} weights
  * @param {number} n
  * @param {number} k
  * @param {number} qweight
  * @param {number} scales
- * @param {number} zero_kind
  * @param {number} zeros
+ * @param {boolean} packed_zeros
  * @param {number} to
  * @returns {number}
  */
-export function pack_int4(n, k, qweight, scales, zero_kind, zeros, to) {
-    const ret = wasm.pack_int4(n, k, qweight, scales, zero_kind, zeros, to);
-    return ret;
-}
-
-/**
- * Packs u8 `[n, k/32, 32]`, zero point 128, with f32 scales `[n, k/32]`. Returns what `pack_int4` does.
- * @param {number} n
- * @param {number} k
- * @param {number} qweight
- * @param {number} scales
- * @param {number} to
- * @returns {number}
- */
-export function pack_int8(n, k, qweight, scales, to) {
-    const ret = wasm.pack_int8(n, k, qweight, scales, to);
+export function pack(weights, n, k, qweight, scales, zeros, packed_zeros, to) {
+    const ret = wasm.pack(weights, n, k, qweight, scales, zeros, packed_zeros, to);
     return ret;
 }
 
@@ -317,6 +317,23 @@ export function release(pointer, bytes) {
  */
 export function scalar_matmul(weights, w, n, x, m, k, tile, result) {
     wasm.scalar_matmul(weights, w, n, x, m, k, tile, result);
+}
+
+/**
+ * `pack`, without SIMD. Gives the same bytes.
+ * @param {number} weights
+ * @param {number} n
+ * @param {number} k
+ * @param {number} qweight
+ * @param {number} scales
+ * @param {number} zeros
+ * @param {boolean} packed_zeros
+ * @param {number} to
+ * @returns {number}
+ */
+export function scalar_pack(weights, n, k, qweight, scales, zeros, packed_zeros, to) {
+    const ret = wasm.scalar_pack(weights, n, k, qweight, scales, zeros, packed_zeros, to);
+    return ret;
 }
 
 /**

@@ -1,0 +1,77 @@
+import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { dirname } from "node:path";
+import { ModelFileError } from "../errors.ts";
+import { externalRange, insideFolder } from "./external_tensor.ts";
+import type { OnnxTensor } from "./onnx_proto.ts";
+
+/** A tensor's bytes, read in parts: where they are gigabytes, nobody has to hold them twice. */
+export interface TensorBytes {
+  readonly length: number;
+  /**
+   * Fills `into`, which may lie in shared memory, with the bytes from `at` on.
+   * @throws {ModelFileError} when the file ends before
+   */
+  read(at: number, into: Uint8Array): void;
+}
+
+/** The files that tensors of one graph lie in, each opened once. Dispose when all is read. */
+export class TensorFiles implements Disposable {
+  readonly #onnxPath: string;
+  readonly #open = new Map<string, { file: number; size: number }>();
+
+  /** @param onnxPath the `.onnx` file that the tensors are in */
+  constructor(onnxPath: string) {
+    this.#onnxPath = onnxPath;
+  }
+
+  /**
+   * Where a tensor's bytes are, checked.
+   * @throws {ModelFileError} when they are not there, or outside the model folder
+   */
+  bytesOf(tensor: OnnxTensor): TensorBytes {
+    const range = externalRange(tensor, this.#onnxPath);
+    if (!range) {
+      const { rawData, name } = tensor;
+      if (!rawData) throw new ModelFileError(`Cannot read tensor ${name}: it has no raw data`);
+      return { length: rawData.length, read: (at, into) => into.set(rawData.subarray(at, at + into.length)) };
+    }
+    const { path, offset, length } = range;
+    const { file, size } = this.#file(path);
+    if (offset + length > size) {
+      throw new ModelFileError(`Cannot read weights from ${path}: it has ${size} bytes, wanted ${offset + length}`);
+    }
+    return {
+      length,
+      read: (at, into) => {
+        for (let done = 0; done < into.length;) {
+          const count = readSync(file, into, done, into.length - done, offset + at + done);
+          if (count === 0) {
+            throw new ModelFileError(`Cannot read weights from ${path}: it ends at ${offset + at + done}`);
+          }
+          done += count;
+        }
+      },
+    };
+  }
+
+  #file(path: string): { file: number; size: number } {
+    const known = this.#open.get(path);
+    if (known) return known;
+    try {
+      if (!insideFolder(realpathSync(dirname(this.#onnxPath)), realpathSync(path))) {
+        throw new Error("it is a link out of the model folder");
+      }
+      const file = openSync(path, "r");
+      const opened = { file, size: fstatSync(file).size };
+      this.#open.set(path, opened);
+      return opened;
+    } catch (cause) {
+      throw new ModelFileError(`Cannot read weights from ${path}: ${(cause as Error).message}`, { cause });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const { file } of this.#open.values()) closeSync(file);
+    this.#open.clear();
+  }
+}
