@@ -1,8 +1,16 @@
 import { type GgufSource, metadataNumber } from "./gguf_source.ts";
 import type { ModelShape } from "./model_shape.ts";
 
-/** Token ids with a role. */
-function roleIds(source: GgufSource): { bos_token_id: number; eos_token_id: number; pad_token_id: number } {
+/** Token ids with a role, as every configuration file spells them. */
+export interface RoleIds {
+  bos_token_id: number;
+  /** A list where any of several ends an answer. */
+  eos_token_id: number | number[];
+  pad_token_id: number;
+}
+
+/** The roles in a GGUF's metadata. */
+export function roleIds(source: GgufSource): RoleIds {
   return {
     bos_token_id: metadataNumber(source, "tokenizer.ggml.bos_token_id"),
     eos_token_id: metadataNumber(source, "tokenizer.ggml.eos_token_id"),
@@ -57,9 +65,10 @@ export function generationConfig(source: GgufSource): object {
 /**
  * `genai_config.json` for onnxruntime-genai; names with `%d` take the layer's number.
  * https://onnxruntime.ai/docs/genai/reference/config.html
+ * @param modelPath the `.onnx` file, relative to the folder
  */
-export function genaiConfig(source: GgufSource, shape: ModelShape, modelPath: string): object {
-  const { bos_token_id, eos_token_id, pad_token_id } = roleIds(source);
+export function genaiConfig(type: "llama" | "phi3", roles: RoleIds, shape: ModelShape, modelPath: string): object {
+  const { bos_token_id, eos_token_id, pad_token_id } = roles;
   return {
     model: {
       bos_token_id,
@@ -86,7 +95,7 @@ export function genaiConfig(source: GgufSource, shape: ModelShape, modelPath: st
       },
       eos_token_id,
       pad_token_id,
-      type: "llama",
+      type,
       vocab_size: shape.vocabSize,
     },
     search: {

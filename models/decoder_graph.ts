@@ -1,15 +1,16 @@
 /**
- * The graph of a Llama-shaped decoder as onnxruntime-genai's model builder writes Phi-3 for CPU int4: fused qkv_proj
- * and gate_up_proj, grouped-query attention with rotary inside, skip connections fused into the norms.
+ * The graph of a Llama-shaped decoder as onnxruntime-genai's model builder writes Phi-3 for CPU int4: fused qkv_proj,
+ * grouped-query attention with rotary inside, skip connections fused into the norms. What may differ is in
+ * `graph_style.ts`.
  * https://github.com/microsoft/onnxruntime-genai/blob/main/src/python/py/models/builders/base.py
  */
 import { ModelFileError } from "../src/errors.ts";
 import { DataType, tensorValueInfo } from "../src/model/onnx_proto.ts";
-import { type GgufSource, readMatrix, readVector } from "./gguf_source.ts";
+import type { DecoderWeights, FloatMatrix } from "./decoder_weights.ts";
 import type { ModelShape } from "./model_shape.ts";
-import { BLOCK_SIZE, concatRows, type NBitsMatrix, reorderRows } from "./nbits_matrix.ts";
+import { BLOCK_SIZE, type NBitsMatrix, sliceRows } from "./nbits_matrix.ts";
 import { float, type OnnxBuilder } from "./onnx_builder.ts";
-import { halfRotaryRowOrder, rotaryCaches } from "./rotary.ts";
+import { rotaryCaches } from "./rotary.ts";
 
 const MICROSOFT = "com.microsoft";
 const EMBEDDING = "model.embed_tokens.GatherBlockQuantized";
@@ -34,19 +35,18 @@ interface Residual {
  * `past_key_values.{i}.key|value` f32 `[batch_size, num_key_value_heads, past_sequence_length, head_dim]` to
  * `logits` f32 `[batch_size, sequence_length, vocab_size]` and `present.{i}.key|value`.
  */
-export function buildDecoderGraph(builder: OnnxBuilder, source: GgufSource, shape: ModelShape): void {
+export function buildDecoderGraph(builder: OnnxBuilder, weights: DecoderWeights, shape: ModelShape): void {
   addInputsAndOutputs(builder, shape);
-  const embedding = readMatrix(source, "token_embd.weight", shape.vocabSize, shape.hiddenSize);
+  const embedding = weights.embedding();
   const root = addEmbedding(builder, embedding);
   const shared = addSharedValues(builder, shape);
   let residual: Residual = { root, skip: undefined };
   for (let layer = 0; layer < shape.numHiddenLayers; layer++) {
-    residual = addLayer(builder, source, shape, layer, shared, residual);
+    residual = addLayer(builder, weights, shape, layer, shared, residual);
   }
-  const weight = readVector(source, "output_norm.weight", shape.hiddenSize);
   const path = `layers.${shape.numHiddenLayers}/final_norm_layernorm`;
-  const { normed } = addNorm(builder, shape, path, weight, residual, "last");
-  addHead(builder, source, shape, normed, embedding);
+  const { normed } = addNorm(builder, shape, path, weights.finalNorm(), residual, "last");
+  addHead(builder, weights, normed, embedding);
 }
 
 function addInputsAndOutputs(builder: OnnxBuilder, shape: ModelShape): void {
@@ -84,8 +84,14 @@ function addSharedValues(builder: OnnxBuilder, shape: ModelShape): SharedValues 
 }
 
 /** Adds the token embedding. @returns the name of the embedded tokens, f32 `[batch_size, sequence_length, hidden_size]` */
-function addEmbedding(builder: OnnxBuilder, embedding: NBitsMatrix): string {
-  const { rows, columns, bits, qweight, scales } = embedding;
+function addEmbedding(builder: OnnxBuilder, embedding: NBitsMatrix | FloatMatrix): string {
+  const { rows, columns } = embedding;
+  if ("pieces" in embedding) {
+    const data = { byteLength: rows * columns * 4, pieces: () => embedding.pieces() };
+    const table = builder.tensor("model.embed_tokens.weight", DataType.FLOAT, [rows, columns], data);
+    return builder.op("Gather", "/model/embed_tokens/Gather", [table, "input_ids"]);
+  }
+  const { bits, qweight, scales } = embedding;
   if (bits !== 8) throw new ModelFileError(`Cannot convert token_embd.weight: ${bits} bits, wanted Q8_0`);
   const scaleDims = [rows, columns / BLOCK_SIZE];
   const inputs = [
@@ -99,45 +105,46 @@ function addEmbedding(builder: OnnxBuilder, embedding: NBitsMatrix): string {
   });
 }
 
-/** Logits. A model without `output.weight` uses its embedding ("tied"): the same bytes, in MatMulNBits's shape. */
+/** Logits. A tied head is the embedding: the same bytes, in MatMulNBits's shape. */
 function addHead(
   builder: OnnxBuilder,
-  source: GgufSource,
-  shape: ModelShape,
+  weights: DecoderWeights,
   input: string,
-  embedding: NBitsMatrix,
+  embedding: NBitsMatrix | FloatMatrix,
 ): void {
-  const name = "/lm_head/MatMulNBits";
-  const prefix = "lm_head.MatMulNBits";
-  if (source.tensors.has("output.weight")) {
-    const matrix = readMatrix(source, "output.weight", shape.vocabSize, shape.hiddenSize);
-    builder.matMulNode(name, input, builder.matrix(prefix, matrix), "logits", matrix);
+  const head = weights.head();
+  if (head !== "tied") {
+    builder.matMul("/lm_head", input, head, "logits");
     return;
   }
+  if ("pieces" in embedding) {
+    throw new ModelFileError("Cannot tie lm_head: the embedding is f32, wanted a quantized one");
+  }
   const blocks = embedding.columns / BLOCK_SIZE;
+  const own = builder.style.matMulNames("/lm_head");
   const names = {
-    qweight: builder.alias(`${prefix}.qweight`, `${EMBEDDING}.qweight`, [embedding.rows, blocks, BLOCK_SIZE]),
-    scales: builder.alias(`${prefix}.scales`, `${EMBEDDING}.scales`, [embedding.rows, blocks]),
+    qweight: builder.alias(own.qweight, `${EMBEDDING}.qweight`, [embedding.rows, blocks, BLOCK_SIZE]),
+    scales: builder.alias(own.scales, `${EMBEDDING}.scales`, [embedding.rows, blocks]),
     zeroPoints: undefined,
   };
-  builder.matMulNode(name, input, names, "logits", embedding);
+  builder.matMulNode("/lm_head", input, names, "logits", embedding);
 }
 
 function addLayer(
   builder: OnnxBuilder,
-  source: GgufSource,
+  weights: DecoderWeights,
   shape: ModelShape,
   layer: number,
   shared: SharedValues,
   residual: Residual,
 ): Residual {
-  const vector = (name: string) => readVector(source, `blk.${layer}.${name}.weight`, shape.hiddenSize);
-  const input = addNorm(builder, shape, `layers.${layer}/input_layernorm`, vector("attn_norm"), residual, "middle");
-  const attention = addAttention(builder, source, shape, layer, shared, input.normed);
+  const inputPath = `layers.${layer}/input_layernorm`;
+  const input = addNorm(builder, shape, inputPath, weights.attentionNorm(layer), residual, "middle");
+  const attention = addAttention(builder, weights, shape, layer, shared, input.normed);
   const afterAttention = { root: input.sum, skip: attention };
   const path = `layers.${layer}/post_attention_layernorm`;
-  const post = addNorm(builder, shape, path, vector("ffn_norm"), afterAttention, "middle");
-  return { root: post.sum, skip: addMlp(builder, source, shape, layer, post.normed) };
+  const post = addNorm(builder, shape, path, weights.mlpNorm(layer), afterAttention, "middle");
+  return { root: post.sum, skip: addMlp(builder, weights, shape, layer, post.normed) };
 }
 
 /** `normed` is for the block that follows, `sum` for the residual stream. */
@@ -169,23 +176,15 @@ function addNorm(
 /** q, k and v as one product, then rotary, cache and attention in one operator, then the output projection. */
 function addAttention(
   builder: OnnxBuilder,
-  source: GgufSource,
+  weights: DecoderWeights,
   shape: ModelShape,
   layer: number,
   shared: SharedValues,
   input: string,
 ): string {
-  const { numAttentionHeads, numKeyValueHeads, headDim, hiddenSize } = shape;
+  const { numAttentionHeads, numKeyValueHeads, headDim } = shape;
   const path = `/model/layers.${layer}/attn`;
-  const projection = (kind: string, heads: number) =>
-    readMatrix(source, `blk.${layer}.attn_${kind}.weight`, heads * headDim, hiddenSize);
-  const rotated = (kind: string, heads: number) =>
-    reorderRows(projection(kind, heads), halfRotaryRowOrder(heads * headDim, headDim));
-  const qkv = builder.matMul(
-    `${path}/qkv_proj`,
-    input,
-    concatRows([rotated("q", numAttentionHeads), rotated("k", numKeyValueHeads), projection("v", numKeyValueHeads)]),
-  );
+  const qkv = builder.matMul(`${path}/qkv_proj`, input, weights.qkv(layer));
   const name = `${path}/GroupQueryAttention`;
   const past = ["key", "value"].map((kind) => `past_key_values.${layer}.${kind}`);
   const present = ["key", "value"].map((kind) => `present.${layer}.${kind}`);
@@ -197,33 +196,48 @@ function addAttention(
       num_heads: numAttentionHeads,
       kv_num_heads: numKeyValueHeads,
       ...float("scale", 1 / Math.sqrt(headDim)),
-      local_window_size: -1,
+      local_window_size: shape.slidingWindow ?? -1,
       ...float("softcap", 0),
       do_rotary: 1,
       rotary_interleaved: 0,
     },
   });
-  const output = readMatrix(source, `blk.${layer}.attn_output.weight`, hiddenSize, numAttentionHeads * headDim);
-  return builder.matMul(`${path}/o_proj`, `${name}/output_0`, output);
+  return builder.matMul(`${path}/o_proj`, `${name}/output_0`, weights.attentionOutput(layer));
 }
 
-/** down(silu(gate(x)) * up(x)), gate and up as one product. */
-function addMlp(builder: OnnxBuilder, source: GgufSource, shape: ModelShape, layer: number, input: string): string {
-  const { hiddenSize, intermediateSize } = shape;
+/** down(silu(gate(x)) * up(x)). */
+function addMlp(
+  builder: OnnxBuilder,
+  weights: DecoderWeights,
+  shape: ModelShape,
+  layer: number,
+  input: string,
+): string {
   const path = `/model/layers.${layer}/mlp`;
-  const matrix = (kind: string, rows: number, columns: number) =>
-    readMatrix(source, `blk.${layer}.ffn_${kind}.weight`, rows, columns);
-  const gateUp = builder.matMul(
-    `${path}/gate_up_proj`,
-    input,
-    concatRows([matrix("gate", intermediateSize, hiddenSize), matrix("up", intermediateSize, hiddenSize)]),
-  );
-  const split = `${path}/gate_up_proj/Split`;
-  const [gate, up] = [`${split}/output_0`, `${split}/output_1`];
-  const sizes = builder.int64([intermediateSize, intermediateSize]);
-  builder.node("Split", split, [gateUp, sizes], [gate, up], { attributes: { axis: -1 } });
+  const [gate, up] = addGateAndUp(builder, path, input, weights.gateUp(layer), shape.intermediateSize);
   const sigmoid = builder.op("Sigmoid", `${path}/act_fn/Sigmoid`, [gate]);
   const silu = builder.op("Mul", `${path}/act_fn/Mul`, [gate, sigmoid]);
   const product = builder.op("Mul", `${path}/Mul`, [silu, up]);
-  return builder.matMul(`${path}/down_proj`, product, matrix("down", hiddenSize, intermediateSize));
+  return builder.matMul(`${path}/down_proj`, product, weights.down(layer));
+}
+
+function addGateAndUp(
+  builder: OnnxBuilder,
+  path: string,
+  input: string,
+  matrix: NBitsMatrix,
+  intermediateSize: number,
+): [gate: string, up: string] {
+  if (!builder.style.fusedGateUp) {
+    return [
+      builder.matMul(`${path}/gate_proj`, input, sliceRows(matrix, 0, intermediateSize)),
+      builder.matMul(`${path}/up_proj`, input, sliceRows(matrix, intermediateSize, 2 * intermediateSize)),
+    ];
+  }
+  const gateUp = builder.matMul(`${path}/gate_up_proj`, input, matrix);
+  const split = `${path}/gate_up_proj/Split`;
+  const [gate, up] = [`${split}/output_0`, `${split}/output_1`] as const;
+  const sizes = builder.int64([intermediateSize, intermediateSize]);
+  builder.node("Split", split, [gateUp, sizes], [gate, up], { attributes: { axis: -1 } });
+  return [gate, up];
 }

@@ -1,14 +1,18 @@
 import { DataLocation, type OnnxTensor } from "../src/model/onnx_proto.ts";
 import { ModelFileError } from "../src/errors.ts";
+import type { FileStore } from "./file_store.ts";
 
-/** What a typed array's bytes may come from. */
-export type TensorData = Uint8Array | Float32Array | BigInt64Array;
-
-/** A file of external data: where each part goes, in ascending order; what lies between is zero. */
-interface Chunk {
-  size: number;
-  parts: { offset: number; bytes: Uint8Array }[];
+/** A tensor too large for memory: its bytes come one piece after another, `byteLength` in all. */
+export interface TensorStream {
+  byteLength: number;
+  pieces(): Iterable<TensorArray>;
 }
+
+/** Arrays whose bytes are a tensor's, little-endian. */
+export type TensorArray = Uint8Array | Uint16Array | Float32Array | BigInt64Array;
+
+/** What a tensor's bytes may come from. */
+export type TensorData = TensorArray | TensorStream;
 
 /** Page size: a large tensor can be mapped into memory without a copy. */
 const PAGE_BYTES = 4096;
@@ -19,60 +23,75 @@ const LARGE_BYTES = 65_536;
 const INLINE_BYTES = 1024;
 
 /**
- * Collects tensors for files beside an `.onnx` file, each at most `maxFileBytes`, named as transformers.js asks for
- * them: `model_q4.onnx_data`, then `model_q4.onnx_data_1` and so on.
+ * Puts tensors into files beside an `.onnx` file, each at most `maxFileBytes`, in the order in which they come and at
+ * once: nothing is kept here but names and sizes.
  * https://onnx.ai/onnx/repo-docs/ExternalData.html
  */
 export class ExternalDataWriter {
-  #chunks: Chunk[] = [{ size: 0, parts: [] }];
+  /** Bytes in each file so far; the last one is still open. */
+  #sizes: number[] = [0];
 
-  constructor(readonly modelFileName: string, readonly maxFileBytes: number) {}
+  /** @param fileName the name of the file with this number, counted from 0 */
+  constructor(
+    readonly store: FileStore,
+    readonly fileName: (index: number) => string,
+    readonly maxFileBytes: number,
+  ) {}
+
+  /** Files begun so far. */
+  get fileCount(): number {
+    return this.#sizes.length;
+  }
 
   /** Puts `data`, little-endian, into the current file, or the next one when it is full. */
   add(name: string, dataType: number, dims: number[], data: TensorData): OnnxTensor {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    if (bytes.length < INLINE_BYTES) return { name, dataType, dims, rawData: bytes };
-    const [index, offset] = this.#place(name, bytes);
+    if (ArrayBuffer.isView(data) && data.byteLength < INLINE_BYTES) {
+      return { name, dataType, dims, rawData: bytesOf(data) };
+    }
+    const [index, offset] = this.#place(name, data.byteLength);
+    let at = offset;
+    for (const piece of ArrayBuffer.isView(data) ? [data] : data.pieces()) {
+      this.store.write(this.fileName(index), at, bytesOf(piece));
+      at += piece.byteLength;
+    }
+    if (at !== offset + data.byteLength) {
+      throw new ModelFileError(`Cannot store ${name}: ${at - offset} bytes came, wanted ${data.byteLength}`);
+    }
     const externalData = [
-      { key: "location", value: this.#fileName(index) },
+      { key: "location", value: this.fileName(index) },
       { key: "offset", value: String(offset) },
-      { key: "length", value: String(bytes.length) },
+      { key: "length", value: String(data.byteLength) },
     ];
     return { name, dataType, dims, externalData, dataLocation: DataLocation.EXTERNAL };
   }
 
-  /** The finished files, by name. */
-  files(): Map<string, Uint8Array> {
-    return new Map(this.#chunks.map((chunk, index) => {
-      const file = new Uint8Array(chunk.size);
-      for (const { offset, bytes } of chunk.parts) file.set(bytes, offset);
-      return [this.#fileName(index), file];
-    }));
-  }
-
-  #place(name: string, bytes: Uint8Array): [index: number, offset: number] {
-    const alignment = bytes.length >= LARGE_BYTES ? PAGE_BYTES : LINE_BYTES;
-    let chunk = this.#chunks[this.#chunks.length - 1]!;
-    let offset = Math.ceil(chunk.size / alignment) * alignment;
-    if (offset + bytes.length > this.maxFileBytes && chunk.size > 0) {
-      chunk = { size: 0, parts: [] };
-      this.#chunks.push(chunk);
+  #place(name: string, byteLength: number): [index: number, offset: number] {
+    if (byteLength > this.maxFileBytes) {
+      throw new ModelFileError(`Cannot store ${name}: ${byteLength} bytes, a file holds ${this.maxFileBytes}`);
+    }
+    const alignment = byteLength >= LARGE_BYTES ? PAGE_BYTES : LINE_BYTES;
+    let index = this.#sizes.length - 1;
+    let offset = Math.ceil(this.#sizes[index]! / alignment) * alignment;
+    if (offset + byteLength > this.maxFileBytes) {
+      index = this.#sizes.push(0) - 1;
       offset = 0;
     }
-    if (bytes.length > this.maxFileBytes) {
-      throw new ModelFileError(`Cannot store ${name}: ${bytes.length} bytes, a file holds ${this.maxFileBytes}`);
-    }
-    chunk.parts.push({ offset, bytes });
-    chunk.size = offset + bytes.length;
-    return [this.#chunks.length - 1, offset];
+    this.#sizes[index] = offset + byteLength;
+    return [index, offset];
   }
+}
 
-  #fileName(index: number): string {
-    return `${this.modelFileName}_data${index === 0 ? "" : `_${index}`}`;
-  }
+/** Names of external data as transformers.js asks for them: `model_q4.onnx_data`, `model_q4.onnx_data_1`, ... */
+export function transformersJsDataName(modelFileName: string): (index: number) => string {
+  return (index) => `${modelFileName}_data${index === 0 ? "" : `_${index}`}`;
 }
 
 /** The same bytes under another name and shape: a weight that two operators read is on disk once. */
 export function aliasTensor(tensor: OnnxTensor, name: string, dims: number[]): OnnxTensor {
   return { ...tensor, name, dims };
+}
+
+/** The bytes of an array, without a copy. */
+export function bytesOf(array: TensorArray): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }

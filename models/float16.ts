@@ -10,3 +10,23 @@ export function float16ToNumber(bits: number): number {
   if (exponent === 0x1f) return mantissa === 0 ? sign * Infinity : NaN;
   return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
+
+const float = new Float32Array(1);
+const floatBits = new Uint32Array(float.buffer);
+
+/** The bits of the binary16 nearest to an f32 `value`, ties to even; too large becomes infinite. */
+export function numberToFloat16(value: number): number {
+  if (Number.isNaN(value)) return 0x7e00;
+  float[0] = value;
+  const sign = (floatBits[0]! >>> 16) & 0x8000;
+  const magnitude = Math.abs(float[0]!);
+  if (magnitude >= 65520) return sign | 0x7c00;
+  // Below 2^-14 the exponent stays and the mantissa loses its leading one.
+  const exponent = Math.max(((floatBits[0]! >>> 23) & 0xff) - 127, -14);
+  const scaled = magnitude * 2 ** (10 - exponent);
+  const floor = Math.floor(scaled);
+  const rest = scaled - floor;
+  const rounded = floor + (rest > 0.5 || (rest === 0.5 && (floor & 1) === 1) ? 1 : 0);
+  // A mantissa of 1024..2048 carries its leading one into the exponent.
+  return sign | (((exponent + 14) << 10) + rounded);
+}

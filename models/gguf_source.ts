@@ -6,7 +6,7 @@ import { repackQ4_1 } from "./q4_1.ts";
 import { repackQ8_0 } from "./q8_0.ts";
 
 /** `enum ggml_type`: https://github.com/ggml-org/ggml/blob/master/include/ggml.h */
-export const GgmlType = { F32: 0, F16: 1, Q4_1: 3, Q8_0: 8 } as const;
+export const GgmlType = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8 } as const;
 
 /** One tensor of a GGUF file, bytes as they lie there. */
 export interface GgufTensor {

@@ -1,7 +1,9 @@
-import { genaiConfig, generationConfig, modelConfig } from "./configs.ts";
+import { genaiConfig, generationConfig, modelConfig, roleIds } from "./configs.ts";
 import { buildDecoderGraph } from "./decoder_graph.ts";
-import { ExternalDataWriter } from "./external_data.ts";
+import { ExternalDataWriter, transformersJsDataName } from "./external_data.ts";
+import { MemoryStore } from "./file_store.ts";
 import type { GgufSource } from "./gguf_source.ts";
+import { GgufWeights } from "./gguf_weights.ts";
 import { readModelShape } from "./model_shape.ts";
 import { OnnxBuilder } from "./onnx_builder.ts";
 import { specialTokensMap, tokenizerConfig, tokenizerJson } from "./tokenizer_json.ts";
@@ -15,13 +17,13 @@ const MODEL_FILE = "model_q4.onnx";
  */
 export function buildModelFiles(source: GgufSource, maxFileBytes: number): Map<string, Uint8Array> {
   const shape = readModelShape(source);
-  const data = new ExternalDataWriter(MODEL_FILE, maxFileBytes);
-  const builder = new OnnxBuilder(data);
-  buildDecoderGraph(builder, source, shape);
-  const weights = data.files();
+  const store = new MemoryStore();
+  const builder = new OnnxBuilder(new ExternalDataWriter(store, transformersJsDataName(MODEL_FILE), maxFileBytes));
+  buildDecoderGraph(builder, new GgufWeights(source, shape), shape);
+  const weights = store.files();
   return new Map([
     ["config.json", encodeJson(modelConfig(source, shape, MODEL_FILE, weights.size))],
-    ["genai_config.json", encodeJson(genaiConfig(source, shape, `onnx/${MODEL_FILE}`))],
+    ["genai_config.json", encodeJson(genaiConfig("llama", roleIds(source), shape, `onnx/${MODEL_FILE}`))],
     ["generation_config.json", encodeJson(generationConfig(source))],
     ["special_tokens_map.json", encodeJson(specialTokensMap(source))],
     ["tokenizer.json", encodeJson(tokenizerJson(source))],

@@ -1,7 +1,7 @@
 import { ModelFileError } from "../src/errors.ts";
 import { type GgufSource, metadataNumber, metadataString } from "./gguf_source.ts";
 
-/** The sizes of a Llama-shaped decoder, from the GGUF's `llama.*` metadata. */
+/** The sizes of a Llama-shaped decoder. */
 export interface ModelShape {
   numHiddenLayers: number;
   hiddenSize: number;
@@ -13,10 +13,12 @@ export interface ModelShape {
   contextLength: number;
   rmsNormEps: number;
   ropeTheta: number;
+  /** Attention looks back this many tokens; absent when it sees all. */
+  slidingWindow?: number;
 }
 
 /**
- * Reads the shape of the model in `source`.
+ * Reads the shape of the model in `source` from its `llama.*` metadata.
  * @throws {ModelFileError} for another architecture, or one that turns only a part of each head
  */
 export function readModelShape(source: GgufSource): ModelShape {

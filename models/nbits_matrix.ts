@@ -81,6 +81,19 @@ export function concatRows(parts: readonly NBitsMatrix[]): NBitsMatrix {
   return result;
 }
 
+/** Rows `from` to `to` (exclusive), a view. */
+export function sliceRows(matrix: NBitsMatrix, from: number, to: number): NBitsMatrix {
+  const blocks = matrix.columns / BLOCK_SIZE;
+  const bytes = matrix.columns * matrix.bits / 8;
+  return {
+    ...matrix,
+    rows: to - from,
+    qweight: matrix.qweight.subarray(from * bytes, to * bytes),
+    scales: matrix.scales.subarray(from * blocks, to * blocks),
+    zeroPoints: matrix.zeroPoints?.subarray(from * blocks, to * blocks),
+  };
+}
+
 /** The weights in f32 `[rows, columns]`, each step rounded to f32 as a kernel does. Slow and obvious: for checks. */
 export function dequantizeNBits(matrix: NBitsMatrix): Float32Array {
   const { bits, qweight, scales, zeroPoints } = matrix;

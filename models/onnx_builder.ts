@@ -10,6 +10,7 @@ import {
   stringAttribute,
 } from "../src/model/onnx_proto.ts";
 import { aliasTensor, type ExternalDataWriter, type TensorData } from "./external_data.ts";
+import { type GraphStyle, HEARTH_STYLE } from "./graph_style.ts";
 import { BLOCK_SIZE, type NBitsMatrix } from "./nbits_matrix.ts";
 
 /** A plain number is written as INT; for a float see {@linkcode float}. */
@@ -32,13 +33,12 @@ export interface MatrixNames {
 export class OnnxBuilder {
   #model: OnnxModel = {
     irVersion: 10,
-    producerName: "hearth",
     opsetImport: [{ domain: "", version: 21 }, { domain: "com.microsoft", version: 1 }],
     graph: { name: "main_graph", node: [], initializer: [], input: [], output: [] },
   };
   #initializers = new Map<string, OnnxTensor>();
 
-  constructor(readonly data: ExternalDataWriter) {}
+  constructor(readonly data: ExternalDataWriter, readonly style: GraphStyle = HEARTH_STYLE) {}
 
   input(info: OnnxValueInfo): void {
     this.#model.graph.input.push(info);
@@ -83,41 +83,38 @@ export class OnnxBuilder {
     return this.tensor(`/model/constants/INT64/${label}`, DataType.INT64, dims, BigInt64Array.from(values, BigInt));
   }
 
-  /** Adds the constants of `matrix`, `qweight` with shape `[N, K/32, 32 * bits / 8]`. */
-  matrix(prefix: string, matrix: NBitsMatrix): MatrixNames {
+  /** Adds the constants of `matrix` for the product at `path`, the weights with shape `[N, K/32, 32 * bits / 8]`. */
+  matrix(path: string, matrix: NBitsMatrix): MatrixNames {
     const { bits, rows, qweight, scales, zeroPoints } = matrix;
+    const names = this.style.matMulNames(path);
     const blocks = matrix.columns / BLOCK_SIZE;
     const shape = [rows, blocks, BLOCK_SIZE * bits / 8];
+    const scaleDims = this.style.flatScales ? [rows * blocks] : [rows, blocks];
     return {
-      qweight: this.tensor(`${prefix}.qweight`, DataType.UINT8, shape, qweight),
-      scales: this.tensor(`${prefix}.scales`, DataType.FLOAT, [rows, blocks], scales),
-      zeroPoints: zeroPoints && this.tensor(`${prefix}.qzeros`, DataType.FLOAT, [rows, blocks], zeroPoints),
+      qweight: this.tensor(names.qweight, DataType.UINT8, shape, qweight),
+      scales: this.tensor(names.scales, DataType.FLOAT, scaleDims, scales),
+      zeroPoints: zeroPoints && this.tensor(names.zeroPoints, DataType.FLOAT, scaleDims, zeroPoints),
     };
   }
 
   /**
-   * Adds `input` f32 `[..., K]` times the transposed matrix. Node and constants are named as onnxruntime-genai names
-   * them: `/model/layers.0/attn/o_proj/MatMulNBits` reads `model.layers.0.attn.o_proj.MatMulNBits.qweight`.
+   * Adds `input` f32 `[..., K]` times the transposed matrix, named as the style names the product at `path`.
+   * @param output the output's name, where the style's will not do
    * @returns the output's name
    */
-  matMul(path: string, input: string, matrix: NBitsMatrix): string {
-    const name = `${path}/MatMulNBits`;
-    const names = this.matrix(name.slice(1).replaceAll("/", "."), matrix);
-    const output = `${name}/output_0`;
-    this.matMulNode(name, input, names, output, matrix);
+  matMul(path: string, input: string, matrix: NBitsMatrix, output = this.style.matMulNames(path).output): string {
+    this.matMulNode(path, input, this.matrix(path, matrix), output, matrix);
     return output;
   }
 
   /** Adds the MatMulNBits node alone, over constants that are there. */
-  matMulNode(name: string, input: string, names: MatrixNames, output: string, matrix: NBitsMatrix): void {
+  matMulNode(path: string, input: string, names: MatrixNames, output: string, matrix: NBitsMatrix): void {
     const inputs = [input, names.qweight, names.scales];
     if (names.zeroPoints !== undefined) inputs.push(names.zeroPoints);
-    this.node("MatMulNBits", name, inputs, [output], {
+    this.node("MatMulNBits", this.style.matMulNames(path).node, inputs, [output], {
       domain: "com.microsoft",
       attributes: {
-        // 0 leaves activations in f32. The 4 of Microsoft's files lets a kernel round them to int8, which costs
-        // 1e-2 relative error and makes backends disagree: whoever wants it asks the runtime for it.
-        accuracy_level: 0,
+        accuracy_level: this.style.accuracyLevel,
         bits: matrix.bits,
         block_size: BLOCK_SIZE,
         K: matrix.columns,
@@ -129,7 +126,7 @@ export class OnnxBuilder {
   /** The bytes of the `.onnx` file; the constants' bytes are in {@linkcode data}. */
   encode(): Uint8Array {
     this.#model.graph.initializer = [...this.#initializers.values()];
-    return encodeModel(this.#model);
+    return encodeModel({ ...this.#model, producerName: this.style.producerName });
   }
 }
 

@@ -9,7 +9,7 @@ import { type GgufSource, metadataArray, metadataNumber, metadataString } from "
 const TokenType = { NORMAL: 1, CONTROL: 3, USER_DEFINED: 4 } as const;
 
 /** One of `added_tokens`: matched as a whole before the text is split. */
-interface AddedToken {
+export interface AddedToken {
   id: number;
   content: string;
   single_word: boolean;

@@ -131,6 +131,7 @@ const parity = (name: string, file: string) =>
 await parity("tokenizer", "tokenizer_parity.ts");
 await parity("onnxruntime-node", "logits_native.ts");
 await parity("llama.cpp", "logits_llama_cpp.ts");
+await parity("synthetic twin", "synthetic_llama_cpp.ts");
 await parity("greedy peers", "peers_greedy.ts");
 
 console.log(`${passed} passed, ${failed} failed`);

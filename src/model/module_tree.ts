@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { ModelFileError } from "../errors.ts";
 import type { ModelConfig } from "./model_config.ts";
+import { onnxFile } from "./onnx_file.ts";
 import { DataType, decodeModel, type OnnxGraph, type OnnxNode } from "./onnx_proto.ts";
 
 /** A module of the model: a named part with parts of its own, or an operation with its shape. */
@@ -28,15 +28,16 @@ const PLUMBING = new Set([
 /**
  * The module tree of a model as its ONNX graph gives it, printed the way PyTorch prints a model:
  * names are the graph's own (`/model/layers.0/attn/qkv_proj/MatMulNBits`), layers that are alike are shown once.
- * @param folder the model folder; `onnx/*.onnx` is read, the weights are not
+ * @param folder the model folder; its graph is read, the weights are not
  * @throws {ModelFileError} when the graph cannot be read
  */
-export function printModuleTree(folder: string, config: ModelConfig, file = "onnx/model_q4.onnx"): string {
+export function printModuleTree(folder: string, config: ModelConfig): string {
+  const path = onnxFile(folder);
   let bytes: Uint8Array;
   try {
-    bytes = readFileSync(join(folder, file));
+    bytes = readFileSync(path);
   } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph ${file} of ${folder}: ${(cause as Error).message}`, { cause });
+    throw new ModelFileError(`Cannot read the graph ${path}: ${(cause as Error).message}`, { cause });
   }
   const root: Module = { operation: "", children: new Map() };
   const { graph } = decodeModel(bytes);

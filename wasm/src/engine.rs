@@ -11,6 +11,7 @@ use crate::layout::Weights;
 use crate::linear::Linear;
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
+use crate::table::Table;
 
 /// What a row of `Engine::forward` wants: `[sequence, start, tokens, logits]`, logits 0 none, 1 last, 2 all.
 const ROW_NUMBERS: usize = 4;
@@ -51,6 +52,7 @@ impl Engine {
                 config: Config { hidden, intermediate, attention, vocab, context, epsilon },
                 layers: (0..layers).map(|_| Layer::default()).collect(),
                 embedding: None,
+                table: None,
                 head: None,
                 final_norm: Vec::new(),
                 cos: Vec::new(),
@@ -91,6 +93,23 @@ impl Engine {
         let linear = self.matrix(slot, layer).as_mut().unwrap();
         let source = unsafe { Source::at(linear.weights, rows, linear.k, qweight, scales, zeros, packed_zeros) };
         linear.pack(first, &source).report()
+    }
+
+    /// Copies rows `first..first + count` of an embedding that is not quantized, f16 where `half`, else f32; it is kept as
+    /// f16. The rows from 0 on make it anew. Returns 0, -1 when a value does not fit f16, -2 when the memory is not there.
+    pub fn set_table(&mut self, first: usize, count: usize, values: usize, half: bool) -> i32 {
+        let Config { vocab, hidden, .. } = self.model.config;
+        if first == 0 {
+            self.model.table = None;
+            self.model.table = Table::new(vocab, hidden);
+        }
+        let Some(table) = &mut self.model.table else { return -2 };
+        let fits = unsafe { table.fill(first, count, values, half) };
+        if fits {
+            0
+        } else {
+            -1
+        }
     }
 
     /// Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.

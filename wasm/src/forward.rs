@@ -47,10 +47,9 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
     scores.resize(threads::count() * context, 0.0);
     let places = places(rows);
 
-    let embedding = model.embedding.as_ref().unwrap();
     let ids = rows.iter().flat_map(|row| row.ids);
     for (&id, out) in ids.zip(x.chunks_exact_mut(hidden)) {
-        embedding.row(id as usize, out);
+        model.embed(id as usize, out);
     }
     for (index, layer) in model.layers.iter().enumerate() {
         norm_rows(x, &layer.input_norm, config.epsilon, normed);

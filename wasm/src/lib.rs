@@ -26,6 +26,7 @@ mod panel_output;
 mod quantize;
 mod scalar;
 mod self_test;
+mod table;
 mod threads;
 mod tile;
 

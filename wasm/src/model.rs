@@ -2,6 +2,7 @@
 
 use crate::attention::AttentionShape;
 use crate::linear::Linear;
+use crate::table::Table;
 
 /// Sizes, named as in the model's `config.json`.
 pub struct Config {
@@ -36,6 +37,8 @@ pub struct Model {
     pub layers: Vec<Layer>,
     /// int8 `[vocab, hidden]`
     pub embedding: Option<Linear>,
+    /// The embedding where it is not quantized, `[vocab, hidden]`.
+    pub table: Option<Table>,
     /// `[vocab, hidden]`; absent when the embedding is used for it.
     pub head: Option<Linear>,
     /// f32 `[hidden]`
@@ -43,4 +46,14 @@ pub struct Model {
     /// f32 `[context, head_dim / 2]` each
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
+}
+
+impl Model {
+    /// The embedding of token `id`, f32 `[hidden]`.
+    pub fn embed(&self, id: usize, out: &mut [f32]) {
+        match &self.table {
+            Some(table) => table.row(id, out),
+            None => self.embedding.as_ref().unwrap().row(id, out),
+        }
+    }
 }

@@ -1,9 +1,9 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import { kvCapacity } from "../../kv/kv_capacity.ts";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import { decodeModel } from "../../model/onnx_proto.ts";
+import { onnxFile } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
@@ -12,7 +12,7 @@ import type { LoadOptions, SessionKind } from "./inference_worker.ts";
 
 /** Options of {@linkcode createOrtWasmBackend}. */
 export interface OrtWasmOptions {
-  /** The model folder; the graph is `onnx/model_q4.onnx` in it. */
+  /** The model folder. */
   modelDir: string;
   config: ModelConfig;
   threads: number;
@@ -41,7 +41,7 @@ const OVERHEAD_BYTES = 160 * 2 ** 20;
  */
 export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Backend> {
   const { modelDir, config, threads } = options;
-  const onnxPath = join(modelDir, "onnx", "model_q4.onnx");
+  const onnxPath = onnxFile(modelDir);
   const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
   const load: LoadOptions = { onnxPath, config, threads, weights: form, session: options.session ?? "auto" };
   const entry = new URL("./inference_worker.ts", import.meta.url);

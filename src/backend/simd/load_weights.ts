@@ -1,7 +1,8 @@
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import type { TensorBytes } from "../../model/tensor_bytes.ts";
-import type { DecoderWeights, QuantizedMatrix } from "./decoder_weights.ts";
+import type { DecoderWeights } from "./decoder_weights.ts";
 import { type Kernels, Weights } from "./kernels.ts";
+import type { QuantizedMatrix, Table } from "./quantized_matrix.ts";
 import type { WasmEngine } from "./wasm_engine.ts";
 
 /** Slots of `new_matrix` and of `set_vector`. */
@@ -16,11 +17,13 @@ const PANEL = 16;
 /** Bytes that the weights take in the heap. */
 export function packedBytes({ exports }: Kernels, weights: DecoderWeights): number {
   const { layers, embedding, head, finalNorm, cos, sin } = weights;
-  const matrices = [...layers.flatMap(({ qkv, output, gateUp, down }) => [qkv, output, gateUp, down]), embedding];
+  const matrices = layers.flatMap(({ qkv, output, gateUp, down }) => [qkv, output, gateUp, down]);
+  if (!("values" in embedding)) matrices.push(embedding);
   if (head) matrices.push(head);
+  const table = "values" in embedding ? 2 * embedding.n * embedding.k : 0;
   const vectors = [...layers.flatMap((layer) => [layer.inputNorm, layer.postAttentionNorm]), finalNorm, cos, sin];
   return matrices.reduce((sum, matrix) => sum + (exports.matrix_bytes(formOf(matrix), matrix.n, matrix.k) >>> 0), 0) +
-    vectors.reduce((sum, { length }) => sum + length, 0);
+    vectors.reduce((sum, { length }) => sum + length, table);
 }
 
 /** The form that a matrix is packed in. */
@@ -48,7 +51,8 @@ export function loadWeights(
       for (const name of ["inputNorm", "postAttentionNorm"] as const) loader.vector(VECTOR[name], i, layer[name]);
       onProgress((i + 1) / (weights.layers.length + 1));
     });
-    loader.matrix(MATRIX.embedding, 0, weights.embedding);
+    if ("values" in weights.embedding) loader.table(weights.embedding);
+    else loader.matrix(MATRIX.embedding, 0, weights.embedding);
     if (weights.head) loader.matrix(MATRIX.head, 0, weights.head);
     for (const name of ["finalNorm", "cos", "sin"] as const) loader.vector(VECTOR[name], 0, weights[name]);
     onProgress(1);
@@ -90,6 +94,18 @@ class Loader {
       const packed = zeroPoints !== undefined && zeroPoints.length !== scales.length;
       const rounded = this.#engine.pack_rows(slot, layer, first, rows, q!, s!, z, packed);
       if (rounded < 0) throw new ModelFileError(`Cannot pack ${shape}: a scale does not fit f16`);
+    }
+  }
+
+  /** Kept as f16, which f32 embeddings of published models came from or lose nothing to that matters (2^-25). */
+  table({ n, k, values, half }: Table): void {
+    const most = Math.floor(STAGING_BYTES / (values.length / n));
+    for (let first = 0; first < n; first += most) {
+      const rows = Math.min(most, n - first);
+      const [pointer] = this.#read([{ part: values, at: values.length / n * first, rows, n }]);
+      const status = this.#engine.set_table(first, rows, pointer!, half);
+      if (status === -1) throw new ModelFileError(`Cannot load an embedding [${n}, ${k}]: a value does not fit f16`);
+      if (status === -2) throw new OutOfMemoryError(`Cannot load an embedding [${n}, ${k}]: the WASM heap is full`);
     }
   }
 

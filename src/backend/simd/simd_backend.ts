@@ -1,5 +1,5 @@
-import { join } from "node:path";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
+import { onnxFile } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
@@ -7,7 +7,7 @@ import type { LoadOptions } from "./inference_worker.ts";
 
 /** Options of {@linkcode createSimdBackend}. */
 export interface SimdOptions {
-  /** The model folder; the graph is `onnx/model_q4.onnx` in it. */
+  /** The model folder. */
   modelDir: string;
   config: ModelConfig;
   /** Threads that share a pass. @default one */
@@ -33,7 +33,7 @@ const BLOCK_TOKENS = 16;
 export async function createSimdBackend(
   { modelDir, config, threads = 1, memoryBudgetBytes = 2 ** 32, reason, onProgress, onCrash }: SimdOptions,
 ): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: join(modelDir, "onnx", "model_q4.onnx"), config, threads, memoryBudgetBytes };
+  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, memoryBudgetBytes };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,

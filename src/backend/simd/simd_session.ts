@@ -57,7 +57,7 @@ export class SimdSession implements ModelSession {
       config.vocabSize,
       config.contextLength,
       config.rmsNormEps,
-      config.slidingWindow ?? 0,
+      weights.window ?? 0,
     );
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);

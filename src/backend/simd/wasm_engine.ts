@@ -13,6 +13,7 @@ export interface WasmEngine {
     zeros: number,
     packedZeros: boolean,
   ): number;
+  set_table(first: number, count: number, values: number, half: boolean): number;
   set_vector(slot: number, layer: number, values: number, count: number): void;
   sequence_new(): number;
   sequence_truncate(id: number, length: number): void;

@@ -44,6 +44,11 @@ export class Engine {
      */
     sequence_truncate(id: number, length: number): void;
     /**
+     * Copies rows `first..first + count` of an embedding that is not quantized, f16 where `half`, else f32; it is kept as
+     * f16. The rows from 0 on make it anew. Returns 0, -1 when a value does not fit f16, -2 when the memory is not there.
+     */
+    set_table(first: number, count: number, values: number, half: boolean): number;
+    /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
      */
     set_vector(slot: number, layer: number, values: number, count: number): void;
@@ -172,6 +177,7 @@ export interface InitOutput {
     readonly engine_sequence_free: (a: number, b: number) => void;
     readonly engine_sequence_new: (a: number) => number;
     readonly engine_sequence_truncate: (a: number, b: number, c: number) => void;
+    readonly engine_set_table: (a: number, b: number, c: number, d: number, e: number) => number;
     readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly engine_states: (a: number) => number;
     readonly engine_used_blocks: (a: number) => number;

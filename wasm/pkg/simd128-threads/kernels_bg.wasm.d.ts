@@ -14,6 +14,7 @@ export const engine_sequence_fork: (a: number, b: number) => number;
 export const engine_sequence_free: (a: number, b: number) => void;
 export const engine_sequence_new: (a: number) => number;
 export const engine_sequence_truncate: (a: number, b: number, c: number) => void;
+export const engine_set_table: (a: number, b: number, c: number, d: number, e: number) => number;
 export const engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
 export const engine_states: (a: number) => number;
 export const engine_used_blocks: (a: number) => number;

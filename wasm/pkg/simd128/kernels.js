@@ -114,6 +114,19 @@ export class Engine {
         wasm.engine_sequence_truncate(this.__wbg_ptr, id, length);
     }
     /**
+     * Copies rows `first..first + count` of an embedding that is not quantized, f16 where `half`, else f32; it is kept as
+     * f16. The rows from 0 on make it anew. Returns 0, -1 when a value does not fit f16, -2 when the memory is not there.
+     * @param {number} first
+     * @param {number} count
+     * @param {number} values
+     * @param {boolean} half
+     * @returns {number}
+     */
+    set_table(first, count, values, half) {
+        const ret = wasm.engine_set_table(this.__wbg_ptr, first, count, values, half);
+        return ret;
+    }
+    /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
      * @param {number} slot
      * @param {number} layer
