@@ -4,6 +4,7 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import type { BackendChoice } from "../src/backend/select_backend.ts";
 import { createEngine } from "../src/engine/create_engine.ts";
 import type { Case } from "./cases/case.ts";
 import { decodeContext } from "./cases/decode_context.ts";
@@ -41,6 +42,7 @@ if (unknown) {
 const startedAt = performance.now();
 await using engine = await createEngine({
   model: process.env.MODEL || undefined,
+  backend: (process.env.BACKEND || undefined) as BackendChoice | undefined,
   onProgress: (step) => progress(step),
 });
 const loadS = (performance.now() - startedAt) / 1000;

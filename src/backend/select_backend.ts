@@ -28,8 +28,8 @@ const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
     createSimdBackend({ ...options, reason, modelDir: model.path, config: model.config }),
 };
 
-/** What `"auto"` tries, in order. `simd` joins when it runs on several threads. */
-const AUTO: readonly Exclude<BackendChoice, "auto">[] = ["ort-wasm"];
+/** What `"auto"` tries, in order. */
+const AUTO: readonly Exclude<BackendChoice, "auto">[] = ["simd", "ort-wasm"];
 
 /**
  * Starts the backend asked for, or the first that runs here.
