@@ -99,7 +99,7 @@ for (const kernels of loaded) {
       const bytes = kernels.exports.activation_bytes(7, 128);
       using simd = new Block(kernels, bytes);
       using scalar = new Block(kernels, bytes);
-      for (const tile of [1, 2, 4]) {
+      for (const tile of [1, 2]) {
         // Two threads' shares.
         kernels.exports.quantize_rows(input.pointer, 7, 128, tile, simd.pointer, 0, 4);
         kernels.exports.quantize_rows(input.pointer, 7, 128, tile, simd.pointer, 4, 7);
@@ -113,18 +113,6 @@ for (const kernels of loaded) {
         for (let i = 0; i < 200; i++) assert.ok(kernels.exports.self_test(kernels.dots[weights], weights));
       }
       if (variant !== "relaxed-threads") assert.deepEqual(Object.values(kernels.dots), [0, 0, 0]);
-    });
-
-    test("plan() names kernels that exist", () => {
-      for (const weights of [Weights.Int4, Weights.Int4Affine]) {
-        for (const m of [1, 2, 3, 8, 15, 16, 64, 500]) {
-          const dot = kernels.dots[weights];
-          const plan = kernels.exports.plan(dot, m);
-          const tile = plan % 16;
-          assert.ok(tile <= m);
-          assert.ok(kernels.exports.has_kernel(dot, weights, tile, plan >= 16), `${m} rows: ${plan}`);
-        }
-      }
     });
   });
 }

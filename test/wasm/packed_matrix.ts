@@ -93,7 +93,7 @@ export class PackedMatrix implements Disposable {
       dot !== Dot.I32 || this.form !== Weights.Int8 || dots[Weights.Int8] === Dot.I32
     );
     return usable.flatMap((dot) =>
-      [1, 2, 4].flatMap((tile) =>
+      [1, 2].flatMap((tile) =>
         [false, true].filter((expand) => exports.has_kernel(dot, this.form, tile, expand)).map((expand) => ({
           tile,
           dot,

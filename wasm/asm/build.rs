@@ -28,16 +28,13 @@ fn main() {
             add(1, 4, nibbles, dot);
             add(2, 4, nibbles, dot);
             add(2, 4, bytes, dot);
-            add(4, 2, bytes, dot);
         }
     }
     add(1, 4, Weights::Int8, Dot::Plain);
     add(2, 2, Weights::Int8, Dot::Plain);
-    add(4, 1, Weights::Int8, Dot::Plain);
     if relaxed {
         add(1, 4, Weights::Int8, Dot::I32);
         add(2, 4, Weights::Int8, Dot::I32);
-        add(4, 2, Weights::Int8, Dot::I32);
     }
     let path = std::path::Path::new(&std::env::var_os("OUT_DIR").unwrap()).join("tiles.s");
     std::fs::write(path, text).unwrap();

@@ -49,53 +49,80 @@ impl Tile {
         (quants, scales, quants + 4 * scales * if self.affine() { 2 } else { 1 })
     }
 
-    /// The function `name(w, x, xs, xz, sums, c, c_stride, blocks, constants)`; `src/tile.rs` tells of its arguments.
+    /// Whether sums over K begin in `c`: slices of K follow each other. Otherwise a kernel has all of K, and begins at 0.
+    fn adds(&self) -> bool {
+        matches!(self.weights, Weights::Bytes { .. })
+    }
+
+    /// The function `name(w, x, xs, xz, sums, c, c_stride, panels, blocks, constants)`; `src/tile.rs` tells of its
+    /// arguments.
     pub fn text(&self) -> String {
-        let (mut f, [w, x, xs, xz, sums, c, c_stride, blocks, constants]) = Function::new(self.name());
-        let rows = self.rows;
+        let (mut f, [w, x, xs, xz, sums, c, c_stride, panels, blocks, constants]) = Function::new(self.name());
         let mut registers = Registers::new(&mut f, self);
         for (i, &constant) in registers.constants.iter().enumerate() {
             f.load("v128.load", constants, 16 * i).set(constant);
         }
         // c stays in registers for one row only.
-        let mut c_rows = vec![c];
-        for _ in 1..rows {
-            let row = f.i32_local();
-            f.get(*c_rows.last().unwrap()).get(c_stride).op("i32.add").set(row);
-            c_rows.push(row);
-        }
-        let kept = if rows == 1 { f.v128s(4) } else { Vec::new() };
-        for (v, &local) in kept.iter().enumerate() {
-            f.load("v128.load", c, 16 * v).set(local);
-        }
-        registers.kept = kept;
-        f.repeat(blocks, |f| {
-            for first in (0..4).step_by(self.vectors) {
-                self.start(f, &registers, xz);
-                if rows == 4 {
-                    self.dots_by_row(f, &registers, first, w, x);
-                } else {
-                    self.dots_by_column(f, &registers, first, w, x);
-                }
-                for row in 0..rows {
-                    f.load("v128.load32_splat", xs, 4 * row).set(registers.xs[row]);
-                    if self.affine() {
-                        f.load("v128.load32_splat", sums, 4 * row).set(registers.x_sums[row]);
-                    }
-                }
-                for v in 0..self.vectors {
-                    self.scale(f, &registers, first + v, v, w, &c_rows);
-                }
+        registers.kept = if self.rows == 1 { f.v128s(4) } else { Vec::new() };
+        let c_rows: Vec<Local> = (0..self.rows).map(|row| if row == 0 { c } else { f.i32_local() }).collect();
+        let starts = [x, xs, xz, sums, blocks];
+        let moving = starts.map(|_| f.i32_local());
+        let [x, xs, xz, sums, blocks] = moving;
+        f.repeat(panels, |f| {
+            for (&start, &local) in starts.iter().zip(&moving) {
+                f.get(start).set(local);
             }
-            f.advance(w, self.block().2).advance(x, 32 * rows);
-            for pointer in [xs, xz, sums] {
-                f.advance(pointer, 4 * rows);
+            for pair in c_rows.windows(2) {
+                f.get(pair[0]).get(c_stride).op("i32.add").set(pair[1]);
             }
+            self.begin(f, &registers, &c_rows);
+            f.repeat(blocks, |f| self.block_of_all_rows(f, &registers, [w, x, xs, xz, sums], &c_rows));
+            for (v, &local) in registers.kept.iter().enumerate() {
+                f.get(c).get(local).op(&format!("v128.store {}", 16 * v));
+            }
+            f.advance(c, 64);
         });
-        for (v, &local) in registers.kept.iter().enumerate() {
-            f.get(c).get(local).op(&format!("v128.store {}", 16 * v));
-        }
         f.text()
+    }
+
+    /// Sets what `scale` adds to.
+    fn begin(&self, f: &mut Function, registers: &Registers, c_rows: &[Local]) {
+        for (v, &local) in registers.kept.iter().enumerate() {
+            if self.adds() {
+                f.load("v128.load", c_rows[0], 16 * v).set(local);
+            } else {
+                f.op("v128.const 0, 0, 0, 0").set(local);
+            }
+        }
+        if registers.kept.is_empty() && !self.adds() {
+            for &row in c_rows {
+                for v in 0..4 {
+                    f.get(row).op("v128.const 0, 0, 0, 0").op(&format!("v128.store {}", 16 * v));
+                }
+            }
+        }
+    }
+
+    /// One block, and on to the next.
+    fn block_of_all_rows(&self, f: &mut Function, registers: &Registers, pointers: [Local; 5], c_rows: &[Local]) {
+        let [w, x, xs, xz, sums] = pointers;
+        for first in (0..4).step_by(self.vectors) {
+            self.start(f, registers, xz);
+            self.dots(f, registers, first, w, x);
+            for row in 0..self.rows {
+                f.load("v128.load32_splat", xs, 4 * row).set(registers.xs[row]);
+                if self.affine() {
+                    f.load("v128.load32_splat", sums, 4 * row).set(registers.x_sums[row]);
+                }
+            }
+            for v in 0..self.vectors {
+                self.scale(f, registers, first + v, v, w, c_rows);
+            }
+        }
+        f.advance(w, self.block().2).advance(x, 32 * self.rows);
+        for pointer in [xs, xz, sums] {
+            f.advance(pointer, 4 * self.rows);
+        }
     }
 
     /// Sets every sum to what makes up for the zero point, or to 0 where the minimum does.
@@ -116,7 +143,7 @@ impl Tile {
     }
 
     /// All rows' activations of eight k first, then weights column by column: nothing is unpacked twice.
-    fn dots_by_column(&self, f: &mut Function, registers: &Registers, first: usize, w: Local, x: Local) {
+    fn dots(&self, f: &mut Function, registers: &Registers, first: usize, w: Local, x: Local) {
         let Registers { t, weight, unpacked, low_bits, .. } = registers;
         for pair in 0..4 {
             self.load_activations(f, registers, pair, x);
@@ -163,24 +190,6 @@ impl Tile {
             splat_dword(f, registers.x, i);
             self.dot.widen(f);
             f.set(registers.t[i]);
-        }
-    }
-
-    /// Weights of one k group first, then row by row: for four rows, whose activations do not all fit.
-    fn dots_by_row(&self, f: &mut Function, registers: &Registers, first: usize, w: Local, x: Local) {
-        for group in 0..8 {
-            for (v, &weight) in registers.row_weights.iter().enumerate() {
-                f.load("v128.load", w, byte_offset(first + v, group)).set(weight);
-            }
-            f.load("v128.load", x, 16 * group).set(registers.x);
-            for row in 0..4 {
-                splat_dword(f, registers.x, row);
-                self.dot.widen(f);
-                f.set(registers.t[0]);
-                for (v, &weight) in registers.row_weights.iter().enumerate() {
-                    self.dot.add(f, registers.sums_of(self, row, v), registers.t[0], weight);
-                }
-            }
         }
     }
 
@@ -241,7 +250,6 @@ struct Registers {
     x: Local,
     weight: Local,
     unpacked: Local,
-    row_weights: Vec<Local>,
     d: Local,
     m: Local,
     xs: Vec<Local>,
@@ -263,7 +271,6 @@ impl Registers {
             x: f.v128(),
             weight: f.v128(),
             unpacked: f.v128(),
-            row_weights: f.v128s(tile.vectors),
             d: f.v128(),
             m: f.v128(),
             xs: f.v128s(tile.rows),

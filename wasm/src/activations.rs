@@ -1,7 +1,6 @@
 //! How quantized activations lie in memory.
 //!
-//! Rows `[M, K]` are cut into tiles of `tile` rows (1, 2 or 4); what is left over into tiles of 2 and 1. The rows of a
-//! tile lie beside each other, four k at a time, so that a kernel gets all its rows with one load:
+//! Rows `[M, K]` are cut into tiles of `tile` rows (1 or 2); what is left over is a tile of 1. The rows of a tile lie beside each other, four k at a time, so that a kernel gets all its rows with one load:
 //!
 //! ```text
 //! q     i8   [tile][K/4][rows of the tile][4]    M*K bytes
@@ -45,7 +44,7 @@ impl Activations {
         let mut row = 0;
         std::iter::from_fn(move || {
             let left = self.m - row;
-            let height = if left >= self.tile { self.tile } else { left.min(2) };
+            let height = left.min(self.tile);
             let this = (row, height);
             row += height;
             (height > 0).then_some(this)

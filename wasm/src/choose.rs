@@ -42,14 +42,3 @@ pub fn choose(weights: Weights) -> Dot {
         _ => Dot::I16,
     }
 }
-
-/// Rows of a tile that suits `m` rows, and whether to expand int4: both are a matter of speed only.
-pub fn plan(dot: Dot, m: usize) -> (usize, bool) {
-    match dot {
-        _ if m == 1 => (1, false),
-        // The sums of more rows do not fit in registers.
-        Dot::Plain => (2, false),
-        _ if m < 16 => (2, false),
-        _ => (4, true),
-    }
-}

@@ -19,7 +19,7 @@ const fn expanded_bytes(weights: Weights) -> usize {
 #[repr(align(64))]
 struct Scratch(MaybeUninit<[u8; SLICE * expanded_bytes(Weights::Int4Affine)]>);
 
-/// Adds the panel's product to `output` for all tiles of more than one row.
+/// Writes the panel's product to `output` for all tiles of more than one row.
 ///
 /// # Safety
 /// As for `matmul`.
@@ -27,6 +27,9 @@ pub unsafe fn panel(dot: Dot, weights: Weights, w: *const u8, x: Activations, ou
     let mut scratch = Scratch(MaybeUninit::uninit());
     let scratch = scratch.0.as_mut_ptr().cast::<u8>();
     let blocks = x.k / BLOCK;
+    for row in x.tiles().filter(|&(_, height)| height > 1).flat_map(|(row, height)| row..row + height) {
+        output.row(row).c.cast::<[f32; PANEL]>().write([0.0; PANEL]);
+    }
     for first in (0..blocks).step_by(SLICE) {
         let count = SLICE.min(blocks - first);
         for i in 0..count {
@@ -35,7 +38,7 @@ pub unsafe fn panel(dot: Dot, weights: Weights, w: *const u8, x: Activations, ou
         }
         for (row, height) in x.tiles().filter(|&(_, height)| height > 1) {
             let kernel = tile::expanded(weights, dot, height).expect("no kernel for this height");
-            tile::run(kernel, scratch, x.tile_rows(row, height).skip(first), output.row(row), count);
+            tile::run(kernel, scratch, x.tile_rows(row, height).skip(first), output.row(row), 1, count);
         }
     }
 }

@@ -9,6 +9,7 @@
 mod activations;
 mod attention;
 mod choose;
+mod clock;
 mod engine;
 mod forward;
 mod gemm_int4;
@@ -18,6 +19,7 @@ mod lanes;
 mod layout;
 mod linear;
 mod matmul;
+mod measure;
 mod memory;
 mod model;
 mod ops;
@@ -29,6 +31,7 @@ mod self_test;
 mod table;
 mod threads;
 mod tile;
+mod trial;
 
 use std::slice::from_raw_parts_mut;
 
@@ -98,7 +101,7 @@ pub fn scalar_pack(
     }
 }
 
-/// Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+/// Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2) rows.
 #[wasm_bindgen]
 pub fn quantize_rows(x: usize, m: usize, k: usize, tile: usize, to: usize, from: usize, until: usize) {
     unsafe { quantize::quantize(x as *const f32, rows(to, m, k, tile), from, until) }
@@ -144,13 +147,6 @@ pub fn scalar_matmul(weights: u32, w: usize, n: usize, x: usize, m: usize, k: us
 #[wasm_bindgen]
 pub fn choose_dot(weights: u32) -> u32 {
     choose::choose(Weights::from_index(weights)) as u32
-}
-
-/// Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
-#[wasm_bindgen]
-pub fn plan(dot: u32, m: usize) -> u32 {
-    let (tile, expand) = choose::plan(Dot::from_index(dot), m);
-    tile as u32 + 16 * expand as u32
 }
 
 /// Whether `matmul` has a kernel for full tiles of that height.

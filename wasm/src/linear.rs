@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::activations::Activations;
-use crate::choose::{choose, plan};
+use crate::choose::choose;
 use crate::half::f16_to_f32;
 use crate::layout::{byte_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
@@ -11,7 +11,8 @@ use crate::memory::AlignedBytes;
 use crate::pack::{pack_panel, Packed, Source};
 use crate::quantize::quantize;
 use crate::threads::{for_parts, Shared};
-use crate::tile::Dot;
+use crate::tile::{expanded, Dot};
+use crate::trial::try_both;
 
 /// Fewer rows than this are quantized faster by one thread than by several.
 const ROWS_APART: usize = 8;
@@ -53,10 +54,7 @@ impl Linear {
     /// A row gives the same bits whatever `m` is, and however many threads run.
     pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
         assert!(x.len() == m * self.k && out.len() == m * self.n);
-        let (tile, expand) = plan(self.dot, m);
-        // int8 is read as it lies; only int4 gains from being expanded.
-        let expand = expand && self.weights != Weights::Int8;
-        let tile = if self.weights == Weights::Int8 { tile.min(2) } else { tile };
+        let tile = m.min(2);
         scratch.resize(Activations::bytes(m, self.k) + 64, 0);
         let base = scratch.as_mut_ptr();
         let base = unsafe { base.add(base.align_offset(64)) };
@@ -64,9 +62,16 @@ impl Linear {
         let matrix = Matrix { weights: self.weights, w: self.packed.as_ptr(), n: self.n };
         for_parts(m, ROWS_APART, |_, part| unsafe { quantize(x.as_ptr(), rows, part.start, part.end) });
         let out = Shared::new(out);
-        for_parts(self.n.div_ceil(PANEL), 1, |_, part| unsafe {
-            matmul(self.dot, matrix, rows, out.pointer(), part.start, part.end, expand)
-        });
+        let multiply = |expand| {
+            for_parts(self.n.div_ceil(PANEL), 1, |_, part| unsafe {
+                matmul(self.dot, matrix, rows, out.pointer(), part.start, part.end, expand)
+            })
+        };
+        if m > 1 && expanded(self.weights, self.dot, 2).is_some() {
+            try_both(m, self.n, self.k, multiply);
+        } else {
+            multiply(false);
+        }
     }
 
     /// Row `n` of an int8 matrix as f32 `[k]`: the embedding of a token.

@@ -1,7 +1,7 @@
 //! A matrix product: quantized rows times a packed matrix, some of its panels.
 
 use crate::activations::Activations;
-use crate::layout::{Weights, BLOCK};
+use crate::layout::{Weights, BLOCK, PANEL};
 use crate::panel_output::PanelOutput;
 use crate::{gemm_int4, tile, tile::Dot};
 
@@ -33,9 +33,14 @@ pub unsafe fn matmul(
     expand: bool,
 ) {
     let Matrix { weights, w, n } = matrix;
-    for panel in from..until {
-        let w = w.add(panel * weights.panel_bytes(x.k));
+    // One tile walks through its panels in one go; several tiles share a panel while it is in the first-level cache.
+    let most = if x.m <= x.tile && !expand { until - from } else { 1 };
+    let mut panel = from;
+    while panel < until {
+        let whole = n / PANEL;
+        let panels = if panel < whole { most.min(until.min(whole) - panel) } else { 1 };
         let output = PanelOutput::new(result, x.m, n, panel);
+        let w = w.add(panel * weights.panel_bytes(x.k));
         if expand {
             gemm_int4::panel(dot, weights, w, x, output.output());
         }
@@ -44,8 +49,9 @@ pub unsafe fn matmul(
                 continue;
             }
             let kernel = tile::direct(weights, dot, height).expect("no kernel for this height");
-            tile::run(kernel, w, x.tile_rows(row, height), output.output().row(row), x.k / BLOCK);
+            tile::run(kernel, w, x.tile_rows(row, height), output.output().row(row), panels, x.k / BLOCK);
         }
         output.finish(result, n, panel);
+        panel += panels;
     }
 }

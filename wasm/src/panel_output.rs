@@ -3,7 +3,7 @@
 use crate::layout::PANEL;
 use crate::tile::Output;
 
-/// Columns of one panel, zeroed, for kernels to add to.
+/// Columns of one panel, for kernels to write.
 pub struct PanelOutput {
     output: Output,
     /// Holds `[m, 16]` for the last panel of a matrix whose N is no multiple of 16.
@@ -20,9 +20,6 @@ impl PanelOutput {
             return PanelOutput { output, beside };
         }
         let output = Output { c: result.add(panel * PANEL), stride_bytes: 4 * n };
-        for row in 0..m {
-            output.row(row).c.cast::<[f32; PANEL]>().write([0.0; PANEL]);
-        }
         PanelOutput { output, beside: Vec::new() }
     }
 

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
+#[cfg(target_feature = "atomics")]
+use crate::clock::now;
+
 /// Takes parts until there are none, on the thread of that number; 0 is the coordinator.
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
@@ -199,14 +202,6 @@ impl Signal {
     fn wait_until(&self, _wanted: impl Fn(u32) -> bool) -> u32 {
         unreachable!("this build has one thread")
     }
-}
-
-#[cfg(target_feature = "atomics")]
-#[wasm_bindgen]
-extern "C" {
-    /// Milliseconds.
-    #[wasm_bindgen(js_namespace = performance)]
-    fn now() -> f64;
 }
 
 /// A slice of which each thread writes its own part.

@@ -22,10 +22,11 @@ impl Dot {
     }
 }
 
-/// `c[row][0..16] += activations * weights` over `blocks` blocks, at least one.
+/// `c[row][0..16] = activations * weights` over `blocks` blocks, at least one, and so on for `panels` panels that follow
+/// each other, at least one. A kernel of expanded weights adds to `c` instead.
 ///
-/// `w` the panel's first block; `x`, `xs`, `xz`, `sums` the tile's (`activations.rs`); `c` f32, rows `c_stride` bytes
-/// apart; `constants` is `CONSTANTS`.
+/// `w` the first panel's first block; `x`, `xs`, `xz`, `sums` the tile's (`activations.rs`); `c` f32, rows `c_stride`
+/// bytes apart; `constants` is `CONSTANTS`.
 pub type Kernel = unsafe extern "C" fn(
     w: *const u8,
     x: *const i8,
@@ -34,6 +35,7 @@ pub type Kernel = unsafe extern "C" fn(
     sums: *const f32,
     c: *mut f32,
     c_stride: usize,
+    panels: usize,
     blocks: usize,
     constants: *const Constants,
 );
@@ -48,7 +50,7 @@ pub struct Constants {
 /// Read from memory: JSC makes a vector constant anew at every use, out of several instructions.
 static CONSTANTS: Constants = Constants { low_bits: [15; 16], ones: [1; 8], f16_bits: [0x8fff_e000; 4] };
 
-/// Rows of f32 that a kernel adds to.
+/// Rows of f32 that a kernel writes.
 #[derive(Clone, Copy)]
 pub struct Output {
     pub c: *mut f32,
@@ -64,9 +66,9 @@ impl Output {
 }
 
 /// # Safety
-/// `w` holds `blocks` blocks of what `kernel` is for, `rows` and `c` as many rows as it takes.
-pub unsafe fn run(kernel: Kernel, w: *const u8, rows: TileRows, c: Output, blocks: usize) {
-    kernel(w, rows.q, rows.xs, rows.xz, rows.sums, c.c, c.stride_bytes, blocks, &CONSTANTS)
+/// `w` holds `panels` panels of `blocks` blocks of what `kernel` is for, `rows` and `c` as many rows as it takes.
+pub unsafe fn run(kernel: Kernel, w: *const u8, rows: TileRows, c: Output, panels: usize, blocks: usize) {
+    kernel(w, rows.q, rows.xs, rows.xz, rows.sums, c.c, c.stride_bytes, panels, blocks, &CONSTANTS)
 }
 
 /// Declares kernels and a function that picks one.
@@ -75,7 +77,7 @@ macro_rules! kernels {
         extern "C" {
             $($(#[$cfg])? fn $name(
                 w: *const u8, x: *const i8, xs: *const f32, xz: *const i32, sums: *const f32,
-                c: *mut f32, c_stride: usize, blocks: usize, constants: *const Constants,
+                c: *mut f32, c_stride: usize, panels: usize, blocks: usize, constants: *const Constants,
             );)*
         }
 
@@ -98,7 +100,6 @@ kernels! {
     (Int4Affine, Plain, 2) => hearth_nibbles_affine_plain_2,
     (Int8, Plain, 1) => hearth_int8_plain_1,
     (Int8, Plain, 2) => hearth_int8_plain_2,
-    (Int8, Plain, 4) => hearth_int8_plain_4,
     #[cfg(target_feature = "relaxed-simd")] (Int4, I16, 1) => hearth_nibbles_i16_1,
     #[cfg(target_feature = "relaxed-simd")] (Int4, I16, 2) => hearth_nibbles_i16_2,
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I16, 1) => hearth_nibbles_affine_i16_1,
@@ -109,18 +110,13 @@ kernels! {
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I32, 2) => hearth_nibbles_affine_i32_2,
     #[cfg(target_feature = "relaxed-simd")] (Int8, I32, 1) => hearth_int8_i32_1,
     #[cfg(target_feature = "relaxed-simd")] (Int8, I32, 2) => hearth_int8_i32_2,
-    #[cfg(target_feature = "relaxed-simd")] (Int8, I32, 4) => hearth_int8_i32_4,
 }
 
 kernels! {
     /// The kernel that reads int4 expanded by `gemm_int4.rs`, where there is one for that height.
     expanded:
     #[cfg(target_feature = "relaxed-simd")] (Int4, I16, 2) => hearth_bytes_i16_2,
-    #[cfg(target_feature = "relaxed-simd")] (Int4, I16, 4) => hearth_bytes_i16_4,
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I16, 2) => hearth_bytes_affine_i16_2,
-    #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I16, 4) => hearth_bytes_affine_i16_4,
     #[cfg(target_feature = "relaxed-simd")] (Int4, I32, 2) => hearth_bytes_i32_2,
-    #[cfg(target_feature = "relaxed-simd")] (Int4, I32, 4) => hearth_bytes_i32_4,
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I32, 2) => hearth_bytes_affine_i32_2,
-    #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I32, 4) => hearth_bytes_affine_i32_4,
 }

@@ -57,11 +57,23 @@ export interface KernelExports {
     result: number,
   ): void;
   choose_dot(weights: Weights): Dot;
-  /** Rows of a tile, plus 16 where int4 is to be expanded. */
-  plan(dot: Dot, m: number): number;
   has_kernel(dot: Dot, weights: Weights, tile: number, expand: boolean): boolean;
   self_test(dot: Dot, weights: Weights): boolean;
   read_memory(pointer: number, bytes: number): number;
+  /** `matmul` of all panels, and `read_memory`, on all threads. */
+  matmul_shared(
+    dot: Dot,
+    weights: Weights,
+    w: number,
+    n: number,
+    x: number,
+    m: number,
+    k: number,
+    tile: number,
+    expand: boolean,
+    result: number,
+  ): void;
+  read_shared(pointer: number, bytes: number): number;
 }
 
 /** Form of a packed matrix. */

@@ -103,6 +103,11 @@ export function help_failed(): void;
 export function matmul(dot: number, weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, expand: boolean, result: number, from: number, until: number): void;
 
 /**
+ * `matmul` of `lib.rs`, all panels, shared among the threads.
+ */
+export function matmul_shared(dot: number, weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, expand: boolean, result: number): void;
+
+/**
  * Bytes of a packed matrix `[n, k]`, `k % 32 == 0`.
  */
 export function matrix_bytes(weights: number, n: number, k: number): number;
@@ -115,12 +120,7 @@ export function matrix_bytes(weights: number, n: number, k: number): number;
 export function pack(weights: number, n: number, k: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean, to: number): number;
 
 /**
- * Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
- */
-export function plan(dot: number, m: number): number;
-
-/**
- * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+ * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2) rows.
  */
 export function quantize_rows(x: number, m: number, k: number, tile: number, to: number, from: number, until: number): void;
 
@@ -129,6 +129,11 @@ export function quantize_rows(x: number, m: number, k: number, tile: number, to:
  * weights. Returns a sum so that nothing is left out.
  */
 export function read_memory(pointer: number, bytes: number): number;
+
+/**
+ * `read_memory` of `bytes`, a multiple of 128, shared among the threads.
+ */
+export function read_shared(pointer: number, bytes: number): number;
 
 /**
  * Takes back what `allocate(bytes)` gave.
@@ -186,11 +191,12 @@ export interface InitOutput {
     readonly help: (a: number) => void;
     readonly help_failed: () => void;
     readonly matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
+    readonly matmul_shared: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => void;
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
     readonly pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
-    readonly plan: (a: number, b: number) => number;
     readonly quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
     readonly read_memory: (a: number, b: number) => number;
+    readonly read_shared: (a: number, b: number) => number;
     readonly release: (a: number, b: number) => void;
     readonly scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
     readonly scalar_pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;

@@ -241,6 +241,23 @@ export function matmul(dot, weights, w, n, x, m, k, tile, expand, result, from, 
 }
 
 /**
+ * `matmul` of `lib.rs`, all panels, shared among the threads.
+ * @param {number} dot
+ * @param {number} weights
+ * @param {number} w
+ * @param {number} n
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} tile
+ * @param {boolean} expand
+ * @param {number} result
+ */
+export function matmul_shared(dot, weights, w, n, x, m, k, tile, expand, result) {
+    wasm.matmul_shared(dot, weights, w, n, x, m, k, tile, expand, result);
+}
+
+/**
  * Bytes of a packed matrix `[n, k]`, `k % 32 == 0`.
  * @param {number} weights
  * @param {number} n
@@ -272,18 +289,7 @@ export function pack(weights, n, k, qweight, scales, zeros, packed_zeros, to) {
 }
 
 /**
- * Rows of a tile that suits `m` rows of an int4 product with `dot`, plus 16 where it is faster expanded.
- * @param {number} dot
- * @param {number} m
- * @returns {number}
- */
-export function plan(dot, m) {
-    const ret = wasm.plan(dot, m);
-    return ret >>> 0;
-}
-
-/**
- * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2, 4) rows.
+ * Quantizes the tiles of f32 `[m, k]` that begin in rows `from..until`, in tiles of `tile` (1, 2) rows.
  * @param {number} x
  * @param {number} m
  * @param {number} k
@@ -305,6 +311,17 @@ export function quantize_rows(x, m, k, tile, to, from, until) {
  */
 export function read_memory(pointer, bytes) {
     const ret = wasm.read_memory(pointer, bytes);
+    return ret;
+}
+
+/**
+ * `read_memory` of `bytes`, a multiple of 128, shared among the threads.
+ * @param {number} pointer
+ * @param {number} bytes
+ * @returns {number}
+ */
+export function read_shared(pointer, bytes) {
+    const ret = wasm.read_shared(pointer, bytes);
     return ret;
 }
 
