@@ -1,13 +1,19 @@
 /**
- * What the caches are worth on this machine: `bun run bench [--only case,…] [--runs N] [--quick] [--record]`.
+ * What the caches are worth on this machine and how fast the engine is:
+ * `bun run bench [--only case,…] [--runs N] [--quick] [--record]`; `MODEL`, `BACKEND` and `THREADS` as for the server.
  * Each case checks its result before it is timed. The last line of stdout is one JSON document.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import type { BackendChoice } from "../src/backend/select_backend.ts";
+import { availableCpus } from "../src/backend/host_resources.ts";
 import { createEngine } from "../src/engine/create_engine.ts";
-import type { Case } from "./cases/case.ts";
+import type { Engine } from "../src/engine/engine.ts";
+import { parseEnvironment } from "../src/runtime/options.ts";
+import { batchRows } from "./cases/batch_rows.ts";
+import type { Case, MachineCase } from "./cases/case.ts";
+import { contextCurve } from "./cases/context_curve.ts";
 import { decodeContext } from "./cases/decode_context.ts";
+import { kernels } from "./cases/kernels.ts";
 import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
@@ -21,7 +27,11 @@ const CASES: Readonly<Record<string, Case>> = {
   session_curve: sessionCurve,
   decode_context: decodeContext,
   prompt_lookup: promptLookup,
+  batch_rows: batchRows,
+  context_curve: contextCurve,
 };
+
+const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels };
 
 const { values: flags } = parseArgs({
   options: {
@@ -32,41 +42,52 @@ const { values: flags } = parseArgs({
     out: { type: "string", default: join(import.meta.dirname!, "record") },
   },
 });
-const names = flags.only?.split(",") ?? Object.keys(CASES);
-const unknown = names.find((name) => !(name in CASES));
+const known = [...Object.keys(CASES), ...Object.keys(MACHINE_CASES)];
+const names = flags.only?.split(",") ?? known;
+const unknown = names.find((name) => !known.includes(name));
 if (unknown) {
-  console.error(`Cannot run case "${unknown}": wanted ${Object.keys(CASES).join(", ")}`);
+  console.error(`Cannot run case "${unknown}": wanted ${known.join(", ")}`);
   process.exit(1);
 }
 
-const startedAt = performance.now();
-await using engine = await createEngine({
-  model: process.env.MODEL || undefined,
-  backend: (process.env.BACKEND || undefined) as BackendChoice | undefined,
-  onProgress: (step) => progress(step),
-});
-const loadS = (performance.now() - startedAt) / 1000;
-const machine = describeMachine();
-const environment: Environment = {
-  ...machine,
-  model: engine.model.id,
-  backend: `${engine.backend.info.name}: ${engine.backend.info.detail}`,
-  variant: engine.backend.info.variant,
-  threads: engine.backend.info.threads,
-};
-console.log(
-  `${environment.model} on ${environment.backend}, ${environment.threads} threads, loaded in ${loadS.toFixed(1)} s\n` +
-    `${machine.machine.cpu}, ${machine.machine.cores} cores, ${JSON.stringify(machine.versions)}`,
-);
-
+const context = { runs: Number(flags.runs), quick: flags.quick, progress };
 const cases: CaseResult[] = [];
-for (const name of names) {
-  const result = await CASES[name]!({ engine, runs: Number(flags.runs), quick: flags.quick, progress });
+const machine = describeMachine();
+console.log(`${machine.machine.cpu}, ${machine.machine.cores} cores, ${JSON.stringify(machine.versions)}`);
+
+let loadS: number | undefined;
+let environment: Environment = {
+  ...machine,
+  model: "none",
+  backend: "simd: kernels alone",
+  variant: "",
+  threads: availableCpus(),
+};
+// Before an engine takes memory and cores.
+for (const name of names) if (name in MACHINE_CASES) await finish(await MACHINE_CASES[name]!(context));
+if (names.some((name) => name in CASES)) {
+  const startedAt = performance.now();
+  const { model, backend, threads } = parseEnvironment(process.env);
+  await using engine = await createEngine({ model, backend, threads, onProgress: (step) => progress(step) });
+  loadS = (performance.now() - startedAt) / 1000;
+  environment = describe(engine);
   progress("");
-  console.log(`\n== ${result.question}\n   (${result.checked})\n\n${table(result.rows)}`);
-  if (flags.record) {
-    for (const path of await writeRecord(flags.out, environment, result)) console.log(`wrote ${path}`);
-  }
-  cases.push(result);
+  console.log(
+    `${environment.model} on ${environment.backend}, ${environment.threads} threads, loaded in ${loadS.toFixed(1)} s`,
+  );
+  for (const name of names) if (name in CASES) await finish(await CASES[name]!({ ...context, engine }));
 }
 console.log(JSON.stringify({ environment, loadS, cases: cases.map(({ plot: _, ...rest }) => rest) }));
+
+function describe({ model, backend: { info } }: Engine): Environment {
+  const { name, detail, variant, threads } = info;
+  return { ...machine, model: model.id, backend: `${name}: ${detail}`, variant, threads };
+}
+
+async function finish(result: CaseResult): Promise<void> {
+  progress("");
+  console.log(`\n== ${result.question}\n   (${result.checked})\n\n${table(result.rows)}`);
+  cases.push(result);
+  if (!flags.record) return;
+  for (const path of await writeRecord(flags.out, environment, result)) console.log(`wrote ${path}`);
+}

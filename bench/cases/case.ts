@@ -2,9 +2,8 @@ import type { Engine } from "../../src/engine/engine.ts";
 import type { GenerateRequest, Timings, Usage } from "../../src/engine/generate_request.ts";
 import type { CaseResult } from "../report.ts";
 
-/** What a case gets to work with. */
-export interface CaseContext {
-  engine: Engine;
+/** What a case that needs no model gets to work with. */
+export interface MachineContext {
   /** Repeats of what is averaged. */
   runs: number;
   /** Fewer tokens and turns: to see that the case works, not for figures. */
@@ -12,8 +11,16 @@ export interface CaseContext {
   progress(text: string): void;
 }
 
+/** What a case gets to work with. */
+export interface CaseContext extends MachineContext {
+  engine: Engine;
+}
+
 /** One question and its measurement. Throws when the result that is to be timed is wrong. */
 export type Case = (context: CaseContext) => Promise<CaseResult>;
+
+/** The same of the machine and its runtime, without a model. */
+export type MachineCase = (context: MachineContext) => Promise<CaseResult>;
 
 /** A whole answer with its times. */
 export interface Answer {
