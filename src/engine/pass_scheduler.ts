@@ -1,0 +1,131 @@
+import { setImmediate } from "node:timers";
+import type { Backend, ForwardRow, RowResult } from "../backend/backend.ts";
+import { OutOfMemoryError } from "../errors.ts";
+
+/** What a pass needs of a backend. */
+export type PassBackend = Pick<Backend, "forward" | "info">;
+
+/** Options of {@linkcode PassScheduler}. */
+export interface PassSchedulerOptions {
+  /** Rows of more tokens than this are prefill: a pass takes one of them at most. @default 16 */
+  decodeTokens?: number;
+  /** Called after each pass that had decode rows only, with how many tokens it evaluated. */
+  onDecodePass?(tokens: number, ms: number): void;
+}
+
+interface Waiting {
+  row: ForwardRow;
+  resolve(result: RowResult): void;
+  reject(reason: unknown): void;
+  /** Called when its pass begins: from then on it cannot be withdrawn. */
+  begun(): void;
+}
+
+/** Of the last pass's time, how much may be spent on waiting for its rows to come again. */
+const PATIENCE = 0.1;
+
+/**
+ * Continuous batching: rows that wait while a pass runs share the next one. Every decode row that waits takes part, so
+ * all streams go at one speed; of the prefill chunks only the one that has waited longest, so a long prompt delays a
+ * stream by a chunk at most. A stream whose reader is slow just does not ask, and the others go on without it.
+ *
+ * After a pass its rows usually come again within microseconds, each with its next token: the scheduler lets them
+ * arrive before it begins, or every other pass would run half empty.
+ *
+ * Only on a row-invariant backend do rows share a pass: elsewhere company would change a row's bits.
+ */
+export class PassScheduler {
+  readonly #backend: PassBackend;
+  readonly #options: PassSchedulerOptions;
+  readonly #waiting: Waiting[] = [];
+  #running = false;
+
+  constructor(backend: PassBackend, options: PassSchedulerOptions = {}) {
+    this.#backend = backend;
+    this.#options = options;
+  }
+
+  /** Rows that wait for a pass. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /**
+   * Runs a row in one of the next passes.
+   * @throws what the backend throws for this row, and the signal's reason when it aborts before the pass begins
+   */
+  forward(row: ForwardRow, signal?: AbortSignal): Promise<RowResult> {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(signal.reason);
+      const withdraw = () => {
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        reject(signal!.reason);
+      };
+      const begun = () => signal?.removeEventListener("abort", withdraw);
+      const waiting: Waiting = { row, resolve, reject, begun };
+      signal?.addEventListener("abort", withdraw);
+      this.#waiting.push(waiting);
+      if (!this.#running) this.#run();
+    });
+  }
+
+  async #run(): Promise<void> {
+    this.#running = true;
+    while (this.#waiting.length > 0) {
+      const pass = this.#take();
+      for (const { begun } of pass) begun();
+      const startedAt = performance.now();
+      await this.#forward(pass);
+      const ms = performance.now() - startedAt;
+      const tokens = pass.reduce((sum, { row }) => sum + row.tokenIds.length, 0);
+      if (!pass.some(({ row }) => this.#isPrefill(row))) this.#options.onDecodePass?.(tokens, ms);
+      const streams = pass.length + this.#waiting.length;
+      if (streams > 1) await this.#gather(streams, PATIENCE * ms);
+    }
+    this.#running = false;
+  }
+
+  /** Takes the rows of the next pass out of the queue. */
+  #take(): Waiting[] {
+    if (!this.#backend.info.rowInvariant) return this.#waiting.splice(0, 1);
+    const pass: Waiting[] = [];
+    let prefill = false;
+    for (const waiting of this.#waiting.splice(0)) {
+      const isPrefill = this.#isPrefill(waiting.row);
+      if (isPrefill && prefill) {
+        this.#waiting.push(waiting);
+        continue;
+      }
+      prefill ||= isPrefill;
+      pass.push(waiting);
+    }
+    return pass;
+  }
+
+  async #forward(pass: readonly Waiting[]): Promise<void> {
+    try {
+      const results = await this.#backend.forward(pass.map(({ row }) => row));
+      pass.forEach(({ resolve }, i) => resolve(results[i]!));
+    } catch (error) {
+      // The caches are as before. One row that cannot be held is no reason to refuse the others.
+      const divide = pass.length > 1 && (error instanceof OutOfMemoryError || error instanceof RangeError);
+      if (!divide) return pass.forEach(({ reject }) => reject(error));
+      for (const waiting of pass) await this.#forward([waiting]);
+    }
+  }
+
+  /** Lets so many rows arrive, for so long at most. */
+  async #gather(rows: number, ms: number): Promise<void> {
+    const until = performance.now() + ms;
+    while (this.#waiting.length < rows && performance.now() < until) await turn();
+  }
+
+  #isPrefill({ tokenIds }: ForwardRow): boolean {
+    return tokenIds.length > (this.#options.decodeTokens ?? 16);
+  }
+}
+
+/** A turn of the event loop: readers of streams run, sample and ask again. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,121 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { ForwardRow, RowResult } from "../../src/backend/backend.ts";
+import { PassScheduler } from "../../src/engine/pass_scheduler.ts";
+import { OutOfMemoryError } from "../../src/errors.ts";
+
+const INFO = {
+  name: "simd",
+  threads: 1,
+  variant: "test",
+  rowInvariant: true,
+  reason: "a test",
+  detail: "",
+} as const;
+
+/** Records what each pass was made of; a row's result is its own first token. */
+function recorder(
+  { rowInvariant = true, ms = 2, fails = (_: readonly number[]): Error | undefined => undefined } = {},
+) {
+  const passes: number[][] = [];
+  const forward = async (rows: readonly ForwardRow[]): Promise<RowResult[]> => {
+    const ids = rows.map(({ tokenIds }) => tokenIds[0]!);
+    passes.push(ids);
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    const failure = fails(ids);
+    if (failure) throw failure;
+    return ids.map((id) => ({ logits: Float32Array.of(id) }));
+  };
+  return { passes, backend: { info: { ...INFO, kvShares: true, rowInvariant }, forward } };
+}
+
+const decode = (id: number): ForwardRow => ({ tokenIds: [id] });
+const prefill = (id: number): ForwardRow => ({ tokenIds: [id, ...Array<number>(99).fill(0)] });
+
+/** A stream of so many tokens that asks for the next one as soon as it has the last. */
+async function stream(scheduler: PassScheduler, id: number, tokens: number): Promise<void> {
+  for (let i = 0; i < tokens; i++) {
+    const { logits } = await scheduler.forward(decode(id));
+    assert.equal(logits[0], id);
+  }
+}
+
+describe("PassScheduler", () => {
+  test("lets rows that wait share the next pass", async () => {
+    const { passes, backend } = recorder();
+    const scheduler = new PassScheduler(backend);
+    const results = await Promise.all([1, 2, 3].map((id) => scheduler.forward(decode(id))));
+    assert.deepEqual(passes, [[1], [2, 3]]);
+    assert.deepEqual(results.map(({ logits }) => logits[0]), [1, 2, 3]);
+  });
+
+  test("keeps streams together: each gets a token a pass", async () => {
+    const { passes, backend } = recorder({ ms: 20 });
+    const scheduler = new PassScheduler(backend);
+    await Promise.all([1, 2, 3, 4].map((id) => stream(scheduler, id, 10)));
+    assert.equal(passes.flat().length, 40);
+    assert.ok(passes.length <= 13, `${passes.length} passes`);
+  });
+
+  test("takes one prefill chunk a pass, the one that waited longest, and every decode row", async () => {
+    const { passes, backend } = recorder();
+    const scheduler = new PassScheduler(backend);
+    await Promise.all([
+      stream(scheduler, 1, 4),
+      ...[10, 11, 12].map((id) => scheduler.forward(prefill(id))),
+    ]);
+    assert.deepEqual(passes.map((pass) => pass.filter((id) => id >= 10)).filter((ids) => ids.length > 0), [
+      [10],
+      [11],
+      [12],
+    ]);
+    // No pass over a chunk left the stream out.
+    for (const pass of passes.slice(2)) assert.ok(pass.includes(1), JSON.stringify(passes));
+  });
+
+  test("gives each row a pass of its own where company would change its bits", async () => {
+    const { passes, backend } = recorder({ rowInvariant: false });
+    const scheduler = new PassScheduler(backend);
+    await Promise.all([1, 2, 3].map((id) => scheduler.forward(decode(id))));
+    assert.deepEqual(passes, [[1], [2], [3]]);
+  });
+
+  test("withdraws a row that is aborted while it waits, and no other", async () => {
+    const { passes, backend } = recorder();
+    const scheduler = new PassScheduler(backend);
+    const abort = new AbortController();
+    const running = scheduler.forward(decode(1), abort.signal);
+    const waiting = scheduler.forward(decode(2), abort.signal);
+    const other = scheduler.forward(decode(3));
+    abort.abort(new Error("gone"));
+    await assert.rejects(waiting, /gone/);
+    await assert.rejects(scheduler.forward(decode(4), abort.signal), /gone/);
+    assert.equal((await running).logits[0], 1);
+    await other;
+    assert.deepEqual(passes, [[1], [3]]);
+  });
+
+  test("refuses the row that memory is missing for, not its company", async () => {
+    const { backend } = recorder({
+      fails: (ids) => ids.includes(2) ? new OutOfMemoryError("Cannot hold 2") : undefined,
+    });
+    const scheduler = new PassScheduler(backend);
+    const [first, second, third] = await Promise.allSettled([1, 2, 3].map((id) => scheduler.forward(decode(id))));
+    assert.equal(first!.status, "fulfilled");
+    assert.equal(second!.status, "rejected");
+    assert.equal(third!.status, "fulfilled");
+  });
+
+  test("tells of passes without prefill how long they took", async () => {
+    const { backend } = recorder();
+    const told: number[] = [];
+    const scheduler = new PassScheduler(backend, { onDecodePass: (tokens) => told.push(tokens) });
+    await Promise.all([
+      scheduler.forward(decode(1)),
+      scheduler.forward({ tokenIds: [2, 3] }),
+      scheduler.forward(decode(4)),
+    ]);
+    await scheduler.forward(prefill(9));
+    assert.deepEqual(told, [1, 3]);
+  });
+});
