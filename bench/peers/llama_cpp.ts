@@ -1,21 +1,27 @@
-/** llama.cpp, native, on the GGUF that the bundled model was made from. */
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
-import { answerTask, task } from "./peer.ts";
+/** llama.cpp, native, as node-llama-cpp ships it: built for this CPU's instructions, flash attention, batches of 512. */
+import { getLlama, LlamaLogLevel, type Token } from "node-llama-cpp";
+import { requireGguf, servePeer, timeTokens } from "./peer.ts";
 
-const startedAt = performance.now();
-const llama = await getLlama({ build: "never", gpu: false, maxThreads: task.threads, logLevel: LlamaLogLevel.error });
-const model = await llama.loadModel({ modelPath: task.gguf! });
-const context = await model.createContext({ contextSize: 1024, threads: task.threads });
-const sequence = context.getSequence();
-const prompt = model.tokenize(task.prompt, true);
-await answerTask(`llama.cpp ${llama.llamaCppRelease.release}`, performance.now() - startedAt, async () => {
-  await sequence.clearHistory();
-  const answer = { startedAt: performance.now(), tokenTimes: [] as number[] };
-  const ids = [];
-  for await (const id of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
-    answer.tokenTimes.push(performance.now());
-    ids.push(id);
-    if (ids.length === task.maxTokens) break;
-  }
-  return { ...answer, text: model.detokenize(ids) };
+await servePeer(async (task) => {
+  const { threads } = task;
+  const modelPath = requireGguf(task);
+  const llama = await getLlama({ build: "never", gpu: false, maxThreads: threads, logLevel: LlamaLogLevel.error });
+  const model = await llama.loadModel({ modelPath });
+  const context = await model.createContext({ contextSize: 1024, batchSize: 512, flashAttention: true, threads });
+  const sequence = context.getSequence();
+  return {
+    version: `llama.cpp ${llama.llamaCppRelease.release}`,
+    async generate(request) {
+      await sequence.clearHistory();
+      const prompt = request.prompt.ids as readonly number[] as Token[];
+      const tokens = sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true });
+      const answer = await timeTokens(request, async () => {
+        const { value } = await tokens.next();
+        if (value === undefined) throw new Error("Cannot measure llama.cpp: its answer ended");
+        return value;
+      });
+      await tokens.return();
+      return answer;
+    },
+  };
 });

@@ -1,58 +1,105 @@
-/** What each peer's process gets and gives. */
+/** What each peer's process gets and gives: it loads once, then answers one request a line until stdin ends. */
+import { createInterface } from "node:readline";
 
-/** Read from the environment variable `PEER_TASK`. */
+/** What all peers load, read from the environment variable `PEER_TASK`. */
 export interface PeerTask {
-  /** Rendered by the model's chat template; control tokens in it are tokens. */
-  prompt: string;
-  maxTokens: number;
   threads: number;
-  /** How often to answer; the best counts. */
-  rounds: number;
   modelFolder: string;
-  /** The model's source as GGUF, for llama.cpp. */
-  gguf: string | undefined;
+  /** The same weights as GGUF, or why there are none. */
+  gguf: { path: string } | { missing: string };
 }
 
-/** Printed as the last line of stdout. */
-export interface PeerAnswer {
-  version: string;
-  loadMs: number;
+/** One prompt in both forms; `text` encodes to `ids`, control tokens in it are tokens. */
+export interface PeerPrompt {
+  ids: readonly number[];
   text: string;
+}
+
+/** A line of stdin: continue `prompt` greedily by exactly `maxTokens`, from an empty cache. */
+export interface PeerRequest {
+  prompt: PeerPrompt;
+  maxTokens: number;
+}
+
+/** What came, and when: milliseconds from the request to the first token and to the last. */
+export interface PeerAnswer {
+  /** Ids where the peer gives them, text where it does not. */
+  output: { ids: number[] } | { text: string };
+  promptTokens: number;
   tokens: number;
   ttftMs: number;
-  msPerToken: number;
+  totalMs: number;
+}
+
+/** A line of stdout for each line of stdin. */
+export interface PeerReply extends PeerAnswer {
   residentMiB: number;
 }
 
-/** One answer, timed: `tokenTimes[i]` is when token i was there. */
-export interface TimedAnswer {
-  text: string;
-  startedAt: number;
-  tokenTimes: number[];
+/** The first line of stdout. */
+export type PeerStart = { version: string; runsIn: string; loadMs: number } | { skipped: string };
+
+/** A loaded model. */
+export interface Peer {
+  version: string;
+  /** @default the runtime of this process */
+  runsIn?: string;
+  generate(request: PeerRequest): Promise<PeerAnswer>;
+  /** @default the memory of this process */
+  residentMiB?(): number;
+  close?(): Promise<void>;
 }
 
-export const task: PeerTask = JSON.parse(process.env.PEER_TASK!);
+/** Thrown by a peer that cannot run here: the page says so and goes on. */
+export class PeerMissingError extends Error {
+  override name = "PeerMissingError";
+}
 
-/** Answers as often as the task says, prints the best times, and ends the process. */
-export async function answerTask(version: string, loadMs: number, once: () => Promise<TimedAnswer>): Promise<never> {
-  let ttftMs = Infinity;
-  let msPerToken = Infinity;
-  let last: TimedAnswer | undefined;
-  for (let round = 0; round < task.rounds; round++) {
-    last = await once();
-    const { startedAt, tokenTimes } = last;
-    ttftMs = Math.min(ttftMs, tokenTimes[0]! - startedAt);
-    msPerToken = Math.min(msPerToken, (tokenTimes.at(-1)! - tokenTimes[0]!) / (tokenTimes.length - 1));
+/** Loads a peer, serves it until the page closes stdin, and ends the process. */
+export async function servePeer(load: (task: PeerTask) => Promise<Peer>): Promise<never> {
+  const print = (line: PeerStart | PeerReply) => console.log(JSON.stringify(line));
+  const startedAt = performance.now();
+  let peer: Peer;
+  try {
+    peer = await load(JSON.parse(process.env.PEER_TASK!));
+  } catch (error) {
+    if (!(error instanceof PeerMissingError)) throw error;
+    print({ skipped: error.message });
+    process.exit(0);
   }
-  const answer: PeerAnswer = {
-    version,
-    loadMs,
-    text: last!.text,
-    tokens: last!.tokenTimes.length,
-    ttftMs,
-    msPerToken,
-    residentMiB: Math.round(process.memoryUsage().rss / 2 ** 20),
-  };
-  console.log(JSON.stringify(answer));
+  const runsIn = peer.runsIn ?? runtimeName();
+  print({ version: peer.version, runsIn, loadMs: performance.now() - startedAt });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const answer = await peer.generate(JSON.parse(line));
+    print({ ...answer, residentMiB: peer.residentMiB?.() ?? Math.round(process.memoryUsage().rss / 2 ** 20) });
+  }
+  await peer.close?.();
   process.exit(0);
+}
+
+/** The GGUF's path. */
+export function requireGguf({ gguf }: PeerTask): string {
+  if ("missing" in gguf) throw new PeerMissingError(gguf.missing);
+  return gguf.path;
+}
+
+/** Takes tokens from `next` until there are `maxTokens`, and the times. */
+export async function timeTokens(
+  { prompt, maxTokens }: PeerRequest,
+  next: () => Promise<number>,
+): Promise<PeerAnswer> {
+  const ids: number[] = [];
+  const startedAt = performance.now();
+  let ttftMs = 0;
+  while (ids.length < maxTokens) {
+    ids.push(await next());
+    if (ids.length === 1) ttftMs = performance.now() - startedAt;
+  }
+  const totalMs = performance.now() - startedAt;
+  return { output: { ids }, promptTokens: prompt.ids.length, tokens: ids.length, ttftMs, totalMs };
+}
+
+function runtimeName(): string {
+  const { bun, deno, node } = process.versions;
+  return bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node ${node}`;
 }

@@ -1,25 +1,41 @@
-/** transformers.js on the same folder: native onnxruntime in Bun and Deno. */
-import { env, pipeline, TextStreamer } from "@huggingface/transformers";
+/** transformers.js on the same folder: native onnxruntime underneath. */
+import { env, pipeline, Tensor, TextStreamer } from "@huggingface/transformers";
 import { basename, dirname } from "node:path";
-import { answerTask, task } from "./peer.ts";
+import { servePeer } from "./peer.ts";
 
-env.allowRemoteModels = false;
-env.localModelPath = dirname(task.modelFolder);
-const startedAt = performance.now();
-const generator = await pipeline("text-generation", basename(task.modelFolder), {
-  dtype: "q4",
-  device: "cpu",
-  session_options: { intraOpNumThreads: task.threads },
-});
-await answerTask(`transformers.js ${env.version}`, performance.now() - startedAt, async () => {
-  const answer = { text: "", startedAt: performance.now(), tokenTimes: [] as number[] };
-  const streamer = new TextStreamer(generator.tokenizer, {
-    skip_prompt: true,
-    skip_special_tokens: true,
-    callback_function: (text: string) => void (answer.text += text),
-    token_callback_function: () => void answer.tokenTimes.push(performance.now()),
+await servePeer(async ({ modelFolder, threads }) => {
+  env.allowRemoteModels = false;
+  env.localModelPath = dirname(modelFolder);
+  const { model, tokenizer } = await pipeline("text-generation", basename(modelFolder), {
+    dtype: "q4",
+    device: "cpu",
+    session_options: { intraOpNumThreads: threads },
   });
-  const options = { max_new_tokens: task.maxTokens, min_new_tokens: task.maxTokens, do_sample: false, streamer };
-  await generator(task.prompt, { ...options, add_special_tokens: false });
-  return { ...answer, tokenTimes: answer.tokenTimes.slice(-task.maxTokens) };
+  return {
+    version: `transformers.js ${env.version}`,
+    async generate({ prompt: { ids: prompt }, maxTokens }) {
+      const ids: number[] = [];
+      let ttftMs = 0;
+      const startedAt = performance.now();
+      const streamer = new TextStreamer(tokenizer, {
+        skip_prompt: true,
+        callback_function: () => {},
+        token_callback_function(tokens) {
+          if (ids.length === 0) ttftMs = performance.now() - startedAt;
+          ids.push(...tokens.map(Number));
+        },
+      });
+      const dims = [1, prompt.length];
+      await model.generate({
+        inputs: new Tensor("int64", BigInt64Array.from(prompt, BigInt), dims),
+        attention_mask: new Tensor("int64", new BigInt64Array(prompt.length).fill(1n), dims),
+        max_new_tokens: maxTokens,
+        min_new_tokens: maxTokens,
+        do_sample: false,
+        streamer,
+      });
+      const totalMs = performance.now() - startedAt;
+      return { output: { ids }, promptTokens: prompt.length, tokens: ids.length, ttftMs, totalMs };
+    },
+  };
 });

@@ -1,0 +1,84 @@
+import type { PeerReply, PeerRequest, PeerTask } from "./peer.ts";
+import { PeerProcess, type PeerScript } from "./peer_process.ts";
+
+/** The two requests of a round. */
+export interface Round {
+  decode: PeerRequest;
+  prefill: PeerRequest;
+}
+
+/** What one peer took on one number of threads: the best of all rounds. */
+export interface Measured {
+  peer: string;
+  threads: number;
+  version: string;
+  runsIn: string;
+  loadMs: number;
+  residentMiB: number;
+  ttftMs: number;
+  msPerToken: number;
+  prefillTokensPerS: number;
+  /** What it said in the check round. */
+  output: PeerReply["output"];
+}
+
+/** Options of {@linkcode measurePeers}. */
+export interface MeasureOptions {
+  rounds: number;
+  progress: (text: string) => void;
+  /** Called for a peer that cannot run here. */
+  onSkip: (peer: string, reason: string) => void;
+}
+
+/**
+ * Runs a round of every peer, then the next, so that a busy neighbour hits all alike; the others wait meanwhile.
+ * The first round only checks and warms up.
+ * @throws {Error} when a peer evaluated or gave another number of tokens than asked
+ */
+export async function measurePeers(
+  scripts: Readonly<Record<string, PeerScript>>,
+  task: PeerTask,
+  round: Round,
+  { rounds, progress, onSkip }: MeasureOptions,
+): Promise<Measured[]> {
+  await using stack = new AsyncDisposableStack();
+  const peers: { process: PeerProcess; measured: Measured }[] = [];
+  for (const [peer, script] of Object.entries(scripts)) {
+    progress(`loading ${peer}`);
+    const [process, start] = await PeerProcess.start(peer, script, task);
+    stack.use(process);
+    if ("skipped" in start) {
+      onSkip(peer, start.skipped);
+      continue;
+    }
+    progress(`checking ${peer}`);
+    const { output } = await check(process, round.decode);
+    const { residentMiB } = await check(process, round.prefill);
+    const worst = { ttftMs: Infinity, msPerToken: Infinity, prefillTokensPerS: 0 };
+    peers.push({ process, measured: { peer, threads: task.threads, ...start, ...worst, output, residentMiB } });
+  }
+  for (let n = 1; n <= rounds; n++) {
+    for (const { process, measured } of peers) {
+      progress(`round ${n} of ${rounds}, ${task.threads} threads: ${process.name}`);
+      const decode = await check(process, round.decode);
+      const prefill = await check(process, round.prefill);
+      const msPerToken = (decode.totalMs - decode.ttftMs) / (decode.tokens - 1);
+      const prefillTokensPerS = prefill.promptTokens / prefill.ttftMs * 1000;
+      measured.ttftMs = Math.min(measured.ttftMs, decode.ttftMs);
+      measured.msPerToken = Math.min(measured.msPerToken, msPerToken);
+      measured.prefillTokensPerS = Math.max(measured.prefillTokensPerS, prefillTokensPerS);
+      measured.residentMiB = Math.max(measured.residentMiB, prefill.residentMiB);
+    }
+  }
+  return peers.map(({ measured }) => measured);
+}
+
+/** Asks, and holds the peer to the work that was asked for. */
+async function check(peer: PeerProcess, request: PeerRequest): Promise<PeerReply> {
+  const reply = await peer.ask(request);
+  const [got, wanted] = [[reply.promptTokens, reply.tokens], [request.prompt.ids.length, request.maxTokens]];
+  if (got[0] === wanted[0] && got[1] === wanted[1]) return reply;
+  throw new Error(
+    `Cannot compare ${peer.name}: ${got.join(" and ")} tokens of prompt and answer, wanted ${wanted.join(" and ")}`,
+  );
+}
