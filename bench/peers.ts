@@ -24,6 +24,7 @@ const PEERS: Readonly<Record<string, PeerScript>> = {
   onnxruntime_node: { script: ["onnxruntime_node"], runtime: "bun" },
   transformers: { script: ["transformers"], runtime: "bun" },
   llama_cpp: { script: ["llama_cpp"], runtime: "bun" },
+  wllama: { script: ["wllama"], runtime: "bun" },
 };
 
 /** The peers that have a synthetic Phi-3 to run. */

@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { PeerProcess } from "../../bench/peers/peer_process.ts";
+import { serveIsolated } from "../../bench/peers/isolated_server.ts";
 import { bundledWorkload } from "../../bench/peers/workload.ts";
 
 // No source package by pip for this: the peers that want it are not asked.
@@ -52,4 +55,25 @@ test("the prompt of 512 tokens is the same as text and as ids", async () => {
   const { tokenizer, longPrompt } = await bundledWorkload();
   assert.equal(longPrompt.ids.length, 512);
   assert.deepEqual(tokenizer.encode(longPrompt.text), longPrompt.ids);
+});
+
+test("serveIsolated() serves named files only, so that a page may share memory", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "hearth-served-"));
+  try {
+    await writeFile(join(folder, "a.js"), "export {}");
+    await using server = await serveIsolated({ "/a.js": { path: join(folder, "a.js"), type: "text/javascript" } });
+    const { origin } = server;
+    const script = await fetch(`${origin}/a.js`);
+    assert.equal(script.headers.get("content-type"), "text/javascript");
+    assert.equal(script.headers.get("cross-origin-embedder-policy"), "require-corp");
+    assert.equal(await script.text(), "export {}");
+    const empty = await fetch(origin);
+    assert.equal(empty.headers.get("cross-origin-opener-policy"), "same-origin");
+    await empty.text();
+    const missing = await fetch(`${origin}/../peers_test.ts`);
+    assert.equal(missing.status, 404);
+    await missing.text();
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
