@@ -6,8 +6,6 @@ import { LineProcess } from "../line_process.ts";
 import type { MachineCase } from "./case.ts";
 
 const FOLDER = join(import.meta.dirname!, "..", "kernels");
-/** onnxruntime-web's speed is Bun's in every record, so that records of both runtimes share a measure. */
-const BUN = join(import.meta.dirname!, "..", "..", "node_modules", ".bin", "bun");
 
 /** 1, 2, 4, ... and all. */
 function threadCounts(most: number): number[] {
@@ -29,12 +27,13 @@ interface Best {
 export const kernels: MachineCase = async ({ runs, quick, progress }) => {
   const forms = ["Int4", "Int4Affine", "Int8"] as const;
   await using processes = new AsyncDisposableStack();
-  const start = (script: string, threads: number, runtime?: string) =>
-    processes.use(new LineProcess(join(FOLDER, script), ["--threads", `${threads}`], runtime));
+  const start = (script: string, threads: number, runtime: "page" | "bun") =>
+    processes.use(new LineProcess(script, join(FOLDER, script), { args: ["--threads", `${threads}`], runtime }));
   const all = threadCounts(quick ? 1 : availableCpus()).map((threads): Best => ({
     threads,
-    kernels: start("measure.ts", threads),
-    peer: start("ort_int8.ts", threads, BUN),
+    kernels: start("measure.ts", threads, "page"),
+    // Bun's in every record, so that records of both runtimes share a measure.
+    peer: start("ort_int8.ts", threads, "bun"),
     forms: {} as Best["forms"],
     peerGops: 0,
   }));
@@ -42,11 +41,11 @@ export const kernels: MachineCase = async ({ runs, quick, progress }) => {
     for (const best of all) {
       for (const weights of quick ? ["Int4"] as const : forms) {
         progress(`${weights}, ${best.threads} threads, round ${round}`);
-        const measured = await best.kernels.ask({ weights, runs: quick ? 1 : 2 * runs }) as Measured;
+        const measured = await best.kernels.ask<Measured>({ weights, runs: quick ? 1 : 2 * runs });
         best.forms[weights] = better(best.forms[weights], measured);
       }
       progress(`onnxruntime-web, ${best.threads} threads, round ${round}`);
-      best.peerGops = Math.max(best.peerGops, await best.peer.ask(quick ? 1 : runs) as number);
+      best.peerGops = Math.max(best.peerGops, await best.peer.ask<number>(quick ? 1 : runs));
     }
   }
   const of = (best: Best) => best.forms.Int4.decodeGBs / best.forms.Int4.readGBs;
