@@ -47,10 +47,19 @@ export interface BackendInfo {
   variant: string;
   /** Whether a token's logits are the same bits however many tokens share its pass. */
   rowInvariant: boolean;
+  /** Whether a forked cache shares memory with its origin until one of them is written. */
+  kvShares: boolean;
   /** Why it was chosen, for people. */
   reason: string;
   /** One phrase for people, such as "f32 weights expanded at load, KV in the WASM heap". */
   detail: string;
+}
+
+/** KV memory in use. */
+export interface BackendStats {
+  /** Pieces that caches hold: blocks of 16 tokens on `simd`, each counted once however many caches share it; else caches. */
+  kvBlocks: number;
+  kvBytes: number;
 }
 
 /**
@@ -66,6 +75,21 @@ export interface Backend extends AsyncDisposable {
    * @throws {OutOfMemoryError} from the first `forward` that cannot reserve
    */
   createKvCache(): KvCache;
+  /**
+   * The KV of all tokens of a cache, as bytes that `importKv` of a backend with the same `info.variant` and model takes.
+   * @throws {TypeError} after `dispose`, or when the cache is another backend's
+   * @throws {BackendUnavailableError} when the inference thread died
+   */
+  exportKv(cache: KvCache): Promise<Uint8Array>;
+  /**
+   * A cache of `tokens` tokens, of what `exportKv` gave.
+   * @throws {RangeError} when the bytes are not so many tokens', or more than the context holds
+   * @throws {OutOfMemoryError} when KV memory runs out
+   * @throws {BackendUnavailableError} when the inference thread died
+   */
+  importKv(bytes: Uint8Array, tokens: number): Promise<KvCache>;
+  /** What caches hold now, as the inference thread counts it. */
+  stats(): Promise<BackendStats>;
   /** Bytes that a cache of `tokens` tokens reserves. */
   kvBytes(tokens: number): number;
   /**

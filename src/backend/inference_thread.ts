@@ -1,6 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../errors.ts";
-import type { RowResult } from "./backend.ts";
+import type { BackendStats, RowResult } from "./backend.ts";
 import type { SessionRow } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
@@ -63,12 +63,30 @@ export class InferenceThread {
    * @throws {BackendUnavailableError} when the thread died
    */
   async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
+    return (await this.#ask({ type: "run", rows }, "results")).results;
+  }
+
+  /** A cache's first `length` tokens as bytes. The caller sees to it, here and below, that nothing else is asked. */
+  async export(cacheId: number, length: number): Promise<Uint8Array> {
+    return (await this.#ask({ type: "export", cacheId, length }, "exported")).bytes;
+  }
+
+  /** Makes a cache of what `export` gave. */
+  async import(cacheId: number, length: number, bytes: Uint8Array): Promise<void> {
+    await this.#ask({ type: "import", cacheId, length, bytes }, "imported");
+  }
+
+  async stats(): Promise<BackendStats> {
+    return (await this.#ask({ type: "stats" }, "stats")).stats;
+  }
+
+  async #ask<T extends Reply["type"]>(request: Request, wanted: T): Promise<Extract<Reply, { type: T }>> {
     if (this.#dead) throw this.#dead;
     const reply = this.#reply();
-    this.#post({ type: "run", rows });
+    this.#post(request);
     const answer = await reply;
-    if (answer.type !== "results") throw errorOf(answer);
-    return answer.results;
+    if (answer.type !== wanted) throw errorOf(answer);
+    return answer as Extract<Reply, { type: T }>;
   }
 
   /** Resolves to why it is gone. */
@@ -79,6 +97,11 @@ export class InferenceThread {
   /** Why it is gone, once it is. */
   get failure(): Error | undefined {
     return this.#dead;
+  }
+
+  /** Makes a second cache; the thread gets to it in its turn. */
+  fork(cacheId: number, toId: number, length: number): void {
+    if (!this.#dead) this.#post({ type: "fork", cacheId, toId, length });
   }
 
   /** Gives a cache back; the thread gets to it after the pass in flight. */

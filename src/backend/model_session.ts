@@ -1,4 +1,4 @@
-import type { LogitsWanted, RowResult } from "./backend.ts";
+import type { BackendStats, LogitsWanted, RowResult } from "./backend.ts";
 
 /** One row of a forward pass, as a session runs it. */
 export interface SessionRow {
@@ -27,6 +27,20 @@ export interface ModelSession {
   run(rows: readonly SessionRow[]): Promise<RowResult[]>;
   /** Gives a cache's memory back; nothing happens when there is none. */
   freeCache(cacheId: number): void;
+  /**
+   * Makes `toId` a cache of the first `length` tokens of `cacheId`, which has them.
+   * @throws {OutOfMemoryError} where it copies, and KV memory runs out
+   */
+  forkCache(cacheId: number, toId: number, length: number): void | Promise<void>;
+  /** The KV of the first `length` tokens of a cache. */
+  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Makes `cacheId` a cache of `length` tokens, of what `exportCache` gave.
+   * @throws {RangeError} when the bytes are not so many tokens'
+   * @throws {OutOfMemoryError} when KV memory runs out
+   */
+  importCache(cacheId: number, length: number, bytes: Uint8Array): void | Promise<void>;
+  stats(): BackendStats;
   /** Ends what runs beside this thread, where anything does. No pass follows. */
   close?(): Promise<void>;
 }
@@ -35,4 +49,10 @@ export interface ModelSession {
 export function logitsPositions(wanted: LogitsWanted, tokens: number): number[] {
   if (wanted === "none") return [];
   return wanted === "last" ? [tokens - 1] : Array.from({ length: tokens }, (_, i) => i);
+}
+
+/** @throws {RangeError} when `bytes` are not those of `length` tokens' KV */
+export function checkKvBytes(bytes: Uint8Array, length: number, wanted: number): void {
+  if (bytes.length === wanted) return;
+  throw new RangeError(`Cannot import KV of ${length} tokens: ${bytes.length} bytes, wanted ${wanted}`);
 }

@@ -2,19 +2,26 @@ import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
 import type { InferenceThread } from "./inference_thread.ts";
 
+/** What a handle asks of the backend that made it. */
+export interface RemoteKvOwner {
+  /** Bytes that a cache of so many tokens reserves. */
+  kvBytes(tokens: number): number;
+  /** An empty cache with an id of its own. */
+  createKvCache(): RemoteKvCache;
+}
+
 /** This side's handle of a cache whose memory is the inference thread's. */
 export class RemoteKvCache implements KvCache {
   /** Where its memory is, from its first pass on. */
   #thread: InferenceThread | undefined;
-  readonly #kvBytes: (tokens: number) => number;
+  readonly #owner: RemoteKvOwner;
   #length = 0;
   /** The most tokens it ever held: truncating gives no memory back. */
   #peak = 0;
   #disposed = false;
 
-  /** @param kvBytes bytes that a cache of so many tokens reserves */
-  constructor(readonly id: number, kvBytes: (tokens: number) => number) {
-    this.#kvBytes = kvBytes;
+  constructor(readonly id: number, owner: RemoteKvOwner) {
+    this.#owner = owner;
   }
 
   get length(): number {
@@ -22,7 +29,7 @@ export class RemoteKvCache implements KvCache {
   }
 
   get bytes(): number {
-    return this.#disposed || this.lost ? 0 : this.#kvBytes(this.#peak);
+    return this.#disposed || this.lost ? 0 : this.#owner.kvBytes(this.#peak);
   }
 
   get lost(): boolean {
@@ -30,11 +37,25 @@ export class RemoteKvCache implements KvCache {
   }
 
   truncate(length: number): void {
-    this.assertUsable();
-    if (!Number.isInteger(length) || length < 0 || length > this.#length) {
-      throw new RangeError(`Cannot truncate to ${length} tokens: the cache holds ${this.#length}`);
-    }
+    this.#check("truncate to", length);
     this.#length = length;
+  }
+
+  fork(length: number = this.#length): RemoteKvCache {
+    this.#check("fork", length);
+    const fork = this.#owner.createKvCache();
+    if (length > 0) {
+      this.#thread!.fork(this.id, fork.id, length);
+      fork.attach(this.#thread!);
+      fork.append(length);
+    }
+    return fork;
+  }
+
+  #check(action: string, length: number): void {
+    this.assertUsable();
+    if (Number.isInteger(length) && length >= 0 && length <= this.#length) return;
+    throw new RangeError(`Cannot ${action} ${length} tokens: the cache holds ${this.#length}`);
   }
 
   /** Says which thread is about to hold it. */

@@ -3,6 +3,7 @@ import type { ModelFolder } from "../model/model_folder.ts";
 import type { Backend } from "./backend.ts";
 import { createOrtWasmBackend } from "./ort_wasm/ort_wasm_backend.ts";
 import { createSimdBackend } from "./simd/simd_backend.ts";
+import type { KvType } from "./simd/wasm_engine.ts";
 
 /** Which backend to run on; `"auto"` takes the first that can. */
 export type BackendChoice = "auto" | "ort-wasm" | "simd";
@@ -11,6 +12,8 @@ export type BackendChoice = "auto" | "ort-wasm" | "simd";
 export interface SelectBackendOptions {
   model: ModelFolder;
   threads: number;
+  /** How `simd` keeps keys and values. @default "f32" */
+  kv?: KvType;
   /** Memory for weights, in bytes. */
   memoryBudgetBytes: number;
   onProgress?: (step: string, fraction: number) => void;

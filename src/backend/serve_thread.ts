@@ -23,9 +23,44 @@ export async function serveThread(
     // Of this thread. Deno 2.9 has no `parentPort.close()`.
     process.exit(code);
   };
+  /** Nobody waits for a fork: one that could not be made fails where it is used. */
+  const failedForks = new Map<number, Error>();
+  const fork = async (session: ModelSession, cacheId: number, toId: number, length: number): Promise<void> => {
+    try {
+      requireForked([{ cacheId }]);
+      await session.forkCache(cacheId, toId, length);
+    } catch (error) {
+      if (error instanceof WebAssembly.RuntimeError) throw error;
+      failedForks.set(toId, error as Error);
+    }
+  };
+  const requireForked = (rows: readonly { cacheId: number | undefined }[]): void => {
+    for (const { cacheId = -1 } of rows) {
+      const error = failedForks.get(cacheId);
+      if (error) throw error;
+    }
+  };
   const run = async (session: ModelSession, request: Request): Promise<void> => {
-    if (request.type === "free") return session.freeCache(request.cacheId);
-    if (request.type === "close") return await end(session, 0);
+    switch (request.type) {
+      case "close":
+        return await end(session, 0);
+      case "free":
+        failedForks.delete(request.cacheId);
+        return session.freeCache(request.cacheId);
+      case "fork":
+        return await fork(session, request.cacheId, request.toId, request.length);
+      case "stats":
+        return reply({ type: "stats", stats: session.stats() });
+      case "export": {
+        requireForked([request]);
+        const bytes = await session.exportCache(request.cacheId, request.length);
+        return reply({ type: "exported", bytes }, [bytes.buffer]);
+      }
+      case "import":
+        await session.importCache(request.cacheId, request.length, request.bytes);
+        return reply({ type: "imported" });
+    }
+    requireForked(request.rows);
     const results = await session.run(request.rows);
     const buffers = results.flatMap(({ logits, hiddenStates }) => [logits.buffer, hiddenStates?.buffer]);
     reply({ type: "results", results }, buffers.filter((buffer) => buffer instanceof ArrayBuffer));

@@ -1,6 +1,6 @@
 import type { KvCache } from "../kv/kv_cache.ts";
 import type { ModelConfig } from "../model/model_config.ts";
-import type { Backend, BackendInfo, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
+import type { Backend, BackendInfo, BackendStats, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
 import type { InferenceThread, StartedThread } from "./inference_thread.ts";
 import type { SessionRow } from "./model_session.ts";
 import { RemoteKvCache } from "./remote_kv_cache.ts";
@@ -59,8 +59,39 @@ export class ThreadBackend implements Backend {
     return this.#options.kvBytes(tokens, this.#started);
   }
 
-  createKvCache(): KvCache {
-    return new RemoteKvCache(++this.#lastCacheId, (tokens) => this.kvBytes(tokens));
+  createKvCache(): RemoteKvCache {
+    return new RemoteKvCache(++this.#lastCacheId, this);
+  }
+
+  async exportKv(cache: KvCache): Promise<Uint8Array> {
+    const kv = this.#own(cache);
+    return await this.#queue(async () => {
+      kv.assertUsable();
+      return kv.length === 0 ? new Uint8Array() : await this.thread.export(kv.id, kv.length);
+    });
+  }
+
+  async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
+    if (!(Number.isInteger(tokens) && tokens >= 0 && tokens <= this.config.contextLength)) {
+      throw new RangeError(`Cannot import KV of ${tokens} tokens: the context holds ${this.config.contextLength}`);
+    }
+    const cache = this.createKvCache();
+    if (tokens === 0) return cache;
+    return await this.#queue(async () => {
+      cache.attach(this.thread);
+      try {
+        await this.thread.import(cache.id, tokens, bytes);
+      } catch (error) {
+        cache.dispose();
+        throw error;
+      }
+      cache.append(tokens);
+      return cache;
+    });
+  }
+
+  async stats(): Promise<BackendStats> {
+    return await this.#queue(() => this.thread.stats());
   }
 
   async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
@@ -69,9 +100,20 @@ export class ThreadBackend implements Backend {
     if (new Set(caches).size < caches.length) {
       throw new RangeError("Cannot run a pass: two rows have the same KV cache, wanted one row a sequence");
     }
-    const results = this.#tail.then(() => this.#runAll(rows, signal));
-    this.#tail = results.catch(() => {});
-    return await results;
+    return await this.#queue(() => this.#runAll(rows, signal));
+  }
+
+  /** Runs `work` when all that came before is done. */
+  #queue<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#tail.then(work);
+    this.#tail = result.catch(() => {});
+    return result;
+  }
+
+  #own(cache: KvCache): RemoteKvCache {
+    if (!(cache instanceof RemoteKvCache)) throw new TypeError("Cannot use a KV cache that is another backend's");
+    cache.assertUsable();
+    return cache;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,10 +1,17 @@
 /** Messages between a backend and its inference thread. */
-import type { RowResult } from "./backend.ts";
+import type { BackendStats, RowResult } from "./backend.ts";
 import type { SessionRow } from "./model_session.ts";
 
-/** To the thread. Requests are answered in order; `free` and `close` have none. */
+/** To the thread. Requests are answered in order; `fork`, `free` and `close` have no answer. */
 export type Request =
   | { type: "run"; rows: readonly SessionRow[] }
+  /** Makes `toId` a cache of the first `length` tokens of `cacheId`. */
+  | { type: "fork"; cacheId: number; toId: number; length: number }
+  /** The KV of the first `length` tokens, as bytes. */
+  | { type: "export"; cacheId: number; length: number }
+  /** Makes `cacheId` a cache of what `export` gave. */
+  | { type: "import"; cacheId: number; length: number; bytes: Uint8Array }
+  | { type: "stats" }
   | { type: "free"; cacheId: number }
   /** The last one: the thread ends. */
   | { type: "close" };
@@ -15,5 +22,8 @@ export type Reply =
   /** `detail` tells people how KV and weights are kept, `kind` tells the backend. */
   | { type: "ready"; kind: string; detail: string; heapBytes: number; threads: number; rowsPerPass: number }
   | { type: "results"; results: RowResult[] }
+  | { type: "exported"; bytes: Uint8Array }
+  | { type: "imported" }
+  | { type: "stats"; stats: BackendStats }
   /** `name` tells which class of `errors.ts` it was. */
   | { type: "error"; name: string; message: string };

@@ -1,5 +1,6 @@
 import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
+import type { KvType } from "../backend/simd/wasm_engine.ts";
 import { readModelFolder, resolveModelPath } from "../model/model_folder.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 
@@ -11,6 +12,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   backend?: BackendChoice;
   /** Threads of a forward pass. @default the CPU quota of this process */
   threads?: number;
+  /** How `simd` keeps keys and values: int8 takes a quarter of the memory. @default "f32" */
+  kv?: KvType;
   /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
   memoryBudgetBytes?: number;
   /** Called with what is being done and how far it is, 0 to 1. */
@@ -31,6 +34,7 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
   const backend = await selectBackend(options.backend ?? "auto", {
     model,
     threads: options.threads ?? availableCpus(),
+    kv: options.kv,
     memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
     onProgress: options.onProgress,
     onCrash: options.onCrash,

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { BackendChoice } from "../backend/select_backend.ts";
+import type { KvType } from "../backend/simd/wasm_engine.ts";
 import type { PromptLookupMode } from "../engine/draft_length.ts";
 
 /** What the environment can set. */
@@ -11,6 +12,7 @@ export interface ServerOptions {
   /** Folder under `models/` or path. @default the bundled model */
   model: string | undefined;
   backend: BackendChoice;
+  kv: KvType;
   /** @default "auto" */
   promptLookup: PromptLookupMode;
   apiKey: string | undefined;
@@ -25,12 +27,13 @@ const environment = z.object({
   THREADS: integer(1, 64).optional(),
   MODEL: text,
   BACKEND: z.enum(["auto", "ort-wasm", "simd"]).default("auto"),
+  KV: z.enum(["f32", "int8"]).default("f32"),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
 });
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND PROMPT_LOOKUP API_KEY`. An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -41,7 +44,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     const name = String(path[0]);
     throw new RangeError(`Cannot use ${name}="${present[name]}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, PROMPT_LOOKUP, API_KEY } = parsed.data;
+  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY } = parsed.data;
   if (!API_KEY && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
@@ -54,6 +57,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     threads: THREADS,
     model: MODEL,
     backend: BACKEND,
+    kv: KV,
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
   };

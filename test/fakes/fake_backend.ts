@@ -1,4 +1,4 @@
-import type { Backend, BackendInfo, ForwardRow, RowResult } from "../../src/backend/backend.ts";
+import type { Backend, BackendInfo, BackendStats, ForwardRow, RowResult } from "../../src/backend/backend.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 
 /** Bytes that {@linkcode FakeBackend} counts for a token. */
@@ -18,6 +18,13 @@ class FakeKvCache implements KvCache {
   truncate(length: number) {
     if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot truncate to ${length}`);
     this.ids.length = length;
+  }
+  fork(length = this.ids.length): FakeKvCache {
+    if (this.disposed) throw new TypeError("Cannot use a disposed cache");
+    if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot fork ${length}`);
+    const fork = this.owner.createKvCache();
+    fork.ids.push(...this.ids.slice(0, length));
+    return fork;
   }
   dispose() {
     this.disposed = true;
@@ -44,6 +51,7 @@ export class FakeBackend implements Backend {
     threads: 1,
     variant: "fake",
     rowInvariant: true,
+    kvShares: true,
     reason: "a test",
     detail: "no weights",
   };
@@ -60,10 +68,29 @@ export class FakeBackend implements Backend {
     this.delayMs = options.delayMs ?? 0;
   }
 
-  createKvCache(): KvCache {
+  createKvCache(): FakeKvCache {
     const cache = new FakeKvCache(this);
     this.caches.add(cache);
     return cache;
+  }
+
+  /** The ids, as u32: this model's KV is its tokens. */
+  async exportKv(cache: KvCache): Promise<Uint8Array> {
+    const { ids, disposed } = cache as FakeKvCache;
+    if (disposed) throw new TypeError("Cannot use a disposed cache");
+    return new Uint8Array(Uint32Array.from(ids).buffer);
+  }
+
+  async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
+    if (bytes.length !== 4 * tokens) throw new RangeError(`Cannot import ${tokens} tokens from ${bytes.length} bytes`);
+    const cache = this.createKvCache();
+    cache.ids.push(...new Uint32Array(bytes.slice().buffer));
+    return cache;
+  }
+
+  async stats(): Promise<BackendStats> {
+    const tokens = [...this.caches].reduce((sum, { length }) => sum + length, 0);
+    return { kvBlocks: this.caches.size, kvBytes: this.kvBytes(tokens) };
   }
 
   kvBytes(tokens: number): number {

@@ -9,6 +9,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     threads: undefined,
     model: undefined,
     backend: "auto",
+    kv: "f32",
     promptLookup: "auto",
     apiKey: undefined,
   });
@@ -30,5 +31,6 @@ test("parseEnvironment() names the variable that is wrong", () => {
   assert.throws(() => parseEnvironment({ PORT: "http" }), /PORT="http"/);
   assert.throws(() => parseEnvironment({ THREADS: "0" }), /THREADS="0"/);
   assert.throws(() => parseEnvironment({ BACKEND: "cuda" }), /BACKEND="cuda"/);
+  assert.throws(() => parseEnvironment({ KV: "int4" }), /KV="int4"/);
   assert.throws(() => parseEnvironment({ PROMPT_LOOKUP: "yes" }), /PROMPT_LOOKUP="yes"/);
 });

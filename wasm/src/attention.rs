@@ -1,10 +1,12 @@
-//! Attention of one query token over a sequence's cached keys and values: scores, softmax, weighted sum, each in the
-//! order of the tokens. Nothing depends on how the tokens came into the cache or what else is in the pass.
+//! Attention of query tokens over a sequence's cached keys and values: scores, softmax, weighted sum, each in the
+//! order of the tokens. A query's bits do not depend on which others share the call, on how the tokens came into the
+//! cache, or on what else is in the pass.
 
 use std::arch::wasm32::*;
 
-use crate::kv::{BlockPool, Sequence, BLOCK_TOKENS};
+use crate::kv::{BlockPool, Kind, KvType, Sequence, BLOCK_TOKENS};
 use crate::lanes::{exp, sum4};
+use crate::{attention_f32, attention_int8};
 
 /// What all heads of a layer have in common. `head_dim` is a multiple of 4.
 pub struct AttentionShape {
@@ -15,97 +17,143 @@ pub struct AttentionShape {
     pub window: usize,
 }
 
-/// `query` and `out` are `[head_dim]` of one head; `position` is the query's token, already in the cache.
-/// `scores` is scratch of a multiple of 16 floats, more than `position`; it holds the attention weights afterwards.
-#[allow(clippy::too_many_arguments)]
-pub fn attend(
+impl AttentionShape {
+    /// The first token that a query at `position` sees.
+    pub fn first(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window)
+    }
+}
+
+/// Queries of one call at most.
+pub const QUERIES: usize = 16;
+
+/// One head of one token.
+#[derive(Clone, Copy)]
+pub struct Query {
+    /// Whose keys and values it sees.
+    pub kv_head: usize,
+    /// The token's, already in the cache.
+    pub position: usize,
+    /// f32 `[head_dim]` each.
+    pub query: *const f32,
+    pub out: *mut f32,
+    /// Where the attention weights go, f32 `[position + 1]`; null where nobody asked.
+    pub weights: *mut f32,
+}
+
+/// Floats between the scores of two queries.
+const PADDING: usize = 16;
+
+/// Floats of scratch that `attend` takes for positions below `context`.
+pub fn scratch_floats(context: usize, head_dim: usize) -> usize {
+    QUERIES * (context.next_multiple_of(BLOCK_TOKENS) + PADDING + 2 * head_dim)
+}
+
+/// Attends at most `QUERIES` queries of one sequence, those of one `kv_head` side by side: they read its keys and values
+/// together. Blocks are walked one after the other, with all heads of each, as they lie in memory.
+///
+/// # Safety
+/// The queries' pointers are good and their outputs apart; `scratch` has `scratch_floats` of a context that holds them.
+pub unsafe fn attend(
     pool: &BlockPool,
     sequence: &Sequence,
     shape: &AttentionShape,
     layer: usize,
-    head: usize,
-    position: usize,
-    query: &[f32],
-    scores: &mut [f32],
-    out: &mut [f32],
+    queries: &[Query],
+    scratch: &mut [f32],
 ) {
-    let kv_head = head * shape.kv_heads / shape.heads;
-    let first = (position + 1).saturating_sub(shape.window);
-    let blocks = first / BLOCK_TOKENS..=position / BLOCK_TOKENS;
-    let scale = 1.0 / (shape.head_dim as f32).sqrt();
+    let dim = shape.head_dim;
+    let (inputs, scratch) = scratch.split_at_mut(QUERIES * dim);
+    let (sums, scores) = scratch.split_at_mut(QUERIES * dim);
+    let first = queries.iter().map(|query| shape.first(query.position)).min().unwrap();
+    let last = queries.iter().map(|query| query.position).max().unwrap();
+    let blocks = first / BLOCK_TOKENS..last / BLOCK_TOKENS + 1;
+    // Scores of a query, from the first block on, and a cache line that is not used: rows of a power of two would share
+    // a few sets of the cache.
+    let length = blocks.len() * BLOCK_TOKENS;
+    let stride = length + PADDING;
+    assert!(queries.len() <= QUERIES && queries.len() * stride <= scores.len());
+    let kv_type = pool.shape.kv_type;
+    // Head by head: the first of its queries, how many, and its keys or values in a block.
+    let heads = |block: usize, kind: Kind| {
+        let mut from = 0;
+        queries.chunk_by(|a, b| a.kv_head == b.kv_head).map(move |run| {
+            let first = from;
+            from += run.len();
+            (first, run.len(), pool.part(sequence.blocks[block], layer, kind, run[0].kv_head))
+        })
+    };
 
-    // Whole blocks: what lies beyond the query or before the window is computed and then left out.
-    for block in blocks.clone() {
-        let keys = pool.head(sequence.blocks[block], layer, 0, kv_head);
-        let scores = &mut scores[block * BLOCK_TOKENS..][..BLOCK_TOKENS];
-        for (keys, scores) in keys.chunks_exact(4 * shape.head_dim).zip(scores.chunks_exact_mut(4)) {
-            unsafe { v128_store(scores.as_mut_ptr().cast(), f32x4_mul(dot4(query, keys), f32x4_splat(scale))) };
+    let mut scales = [0.0; QUERIES];
+    for (i, query) in queries.iter().enumerate() {
+        let from = std::slice::from_raw_parts(query.query, dim);
+        match kv_type {
+            KvType::F32 => attention_f32::prepare(from, inputs.as_mut_ptr().add(i * dim)),
+            KvType::Int8 => scales[i] = attention_int8::prepare(from, inputs.as_mut_ptr().cast::<i16>().add(i * dim)),
         }
     }
-    let scores = &mut scores[blocks.start() * BLOCK_TOKENS..][..(blocks.end() + 1 - blocks.start()) * BLOCK_TOKENS];
-    let base = blocks.start() * BLOCK_TOKENS;
-    scores[..first - base].fill(f32::NEG_INFINITY);
-    scores[position + 1 - base..].fill(f32::NEG_INFINITY);
-    softmax(scores);
-
-    out.fill(0.0);
-    for (block, weights) in blocks.zip(scores.chunks_exact(BLOCK_TOKENS)) {
-        let values = pool.head(sequence.blocks[block], layer, 1, kv_head);
-        // A block may hold old tokens beyond the query, or before the window: their weight is 0, their values finite.
-        for (weights, values) in weights.chunks_exact(4).zip(values.chunks_exact(4 * shape.head_dim)) {
-            add_weighted4(out, weights, values);
-        }
-    }
-}
-
-/// Products of `query` with four rows of keys, one after the other in memory.
-fn dot4(query: &[f32], keys: &[f32]) -> v128 {
-    let dim = query.len();
-    let mut sums = [f32x4_splat(0.0); 4];
-    for i in (0..dim).step_by(4) {
-        unsafe {
-            let q = v128_load(query.as_ptr().add(i).cast());
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let k = v128_load(keys.as_ptr().add(r * dim + i).cast());
-                *sum = f32x4_add(*sum, f32x4_mul(q, k));
+    // Whole blocks: what lies beyond a query or before its window is computed and then left out.
+    for (i, block) in blocks.clone().enumerate() {
+        for (first, count, keys) in heads(block, Kind::Keys) {
+            let to = scores.as_mut_ptr().add(first * stride + i * BLOCK_TOKENS);
+            let inputs = inputs.as_ptr();
+            match kv_type {
+                KvType::F32 => attention_f32::scores(count, inputs.add(first * dim), dim, keys, to, stride),
+                KvType::Int8 => {
+                    let inputs = inputs.cast::<i16>().add(first * dim);
+                    attention_int8::scores(count, inputs, &scales[first..], dim, keys, to, stride)
+                }
             }
         }
     }
-    f32x4(sum4(sums[0]), sum4(sums[1]), sum4(sums[2]), sum4(sums[3]))
-}
-
-/// `out += weights[0] * values[0] + ...`, four rows, added in their order.
-fn add_weighted4(out: &mut [f32], weights: &[f32], values: &[f32]) {
-    let dim = out.len();
-    let weights: [v128; 4] = std::array::from_fn(|r| f32x4_splat(weights[r]));
-    for i in (0..dim).step_by(4) {
-        unsafe {
-            let to: *mut v128 = out.as_mut_ptr().add(i).cast();
-            let mut sum = v128_load(to);
-            for (r, &weight) in weights.iter().enumerate() {
-                let v = v128_load(values.as_ptr().add(r * dim + i).cast());
-                sum = f32x4_add(sum, f32x4_mul(weight, v));
+    let base = blocks.start * BLOCK_TOKENS;
+    let mut norms = [0.0; QUERIES];
+    for ((query, scores), norm) in queries.iter().zip(scores.chunks_exact_mut(stride)).zip(&mut norms) {
+        let scores = &mut scores[..length];
+        scores[..shape.first(query.position) - base].fill(f32::NEG_INFINITY);
+        scores[query.position + 1 - base..].fill(f32::NEG_INFINITY);
+        *norm = 1.0 / exponentials(scores);
+    }
+    let sums = &mut sums[..queries.len() * dim];
+    sums.fill(0.0);
+    for (i, block) in blocks.enumerate() {
+        // Beyond the last query lies what another sequence left there.
+        let tokens = BLOCK_TOKENS.min(last + 1 - block * BLOCK_TOKENS);
+        for (first, count, values) in heads(block, Kind::Values) {
+            let weights = scores[first * stride + i * BLOCK_TOKENS..].as_ptr();
+            let sums = &mut sums[first * dim..];
+            match kv_type {
+                KvType::F32 => attention_f32::add_values(count, weights, stride, values, tokens, dim, sums),
+                KvType::Int8 => attention_int8::add_values(count, weights, stride, values, tokens, dim, sums),
             }
-            v128_store(to, sum);
+        }
+    }
+    for (i, query) in queries.iter().enumerate() {
+        for d in 0..dim {
+            query.out.add(d).write(sums[i * dim + d] * norms[i]);
+        }
+        if !query.weights.is_null() {
+            let scores = &scores[i * stride..];
+            for token in 0..=query.position {
+                let weight = if token < base { 0.0 } else { scores[token - base] * norms[i] };
+                query.weights.add(token).write(weight);
+            }
         }
     }
 }
 
-/// Softmax in place; a multiple of 4 values, `-inf` ones become 0. The sum is by lanes, which begin at a block's first
-/// token: the same whatever lies behind the query.
-fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().fold(f32::NEG_INFINITY, |max, &score| max.max(score));
+/// `e^(score - max)` in place, `-inf` to 0; a multiple of 16 values. Returns their sum, which is by lanes that begin at a
+/// block's first token: zeros before and behind change nothing.
+fn exponentials(scores: &mut [f32]) -> f32 {
+    let lanes = |four: &[f32]| unsafe { v128_load(four.as_ptr().cast()) };
+    let max = scores.chunks_exact(4).fold(f32x4_splat(f32::NEG_INFINITY), |max, four| f32x4_pmax(max, lanes(four)));
+    let max = f32x4_pmax(max, i32x4_shuffle::<2, 3, 0, 1>(max, max));
+    let max = f32x4_pmax(max, i32x4_shuffle::<1, 0, 3, 2>(max, max));
     let mut sum = f32x4_splat(0.0);
     for four in scores.chunks_exact_mut(4) {
-        unsafe {
-            let to: *mut v128 = four.as_mut_ptr().cast();
-            let powers = exp(f32x4_sub(v128_load(to), f32x4_splat(max)));
-            sum = f32x4_add(sum, powers);
-            v128_store(to, powers);
-        }
+        let powers = exp(f32x4_sub(lanes(four), max));
+        sum = f32x4_add(sum, powers);
+        unsafe { v128_store(four.as_mut_ptr().cast(), powers) };
     }
-    let norm = 1.0 / sum4(sum);
-    for score in scores {
-        *score *= norm;
-    }
+    sum4(sum)
 }

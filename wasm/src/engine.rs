@@ -6,12 +6,17 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::attention::AttentionShape;
 use crate::forward::{forward, logits, Row, Scratch};
-use crate::kv::{BlockPool, KvShape, Sequence};
+use crate::kv::{BlockPool, KvShape, KvType, Sequence, BLOCK_TOKENS};
 use crate::layout::Weights;
 use crate::linear::Linear;
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
 use crate::table::Table;
+
+/// From the number that the exported functions take: 0 f32, 1 int8.
+pub fn kv_type(index: u32) -> KvType {
+    [KvType::F32, KvType::Int8][index as usize]
+}
 
 /// What a row of `Engine::forward` wants: `[sequence, start, tokens, logits]`, logits 0 none, 1 last, 2 all.
 const ROW_NUMBERS: usize = 4;
@@ -30,7 +35,7 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// `window` 0 means that attention sees all.
+    /// `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
     #[wasm_bindgen(constructor)]
     #[allow(clippy::too_many_arguments)]
     pub fn new(
@@ -41,15 +46,15 @@ impl Engine {
         kv_heads: usize,
         head_dim: usize,
         vocab: usize,
-        context: usize,
         epsilon: f32,
         window: usize,
+        kv: u32,
     ) -> Engine {
         let window = if window == 0 { usize::MAX } else { window };
         let attention = AttentionShape { heads, kv_heads, head_dim, window };
         Engine {
             model: Model {
-                config: Config { hidden, intermediate, attention, vocab, context, epsilon },
+                config: Config { hidden, intermediate, attention, vocab, epsilon },
                 layers: (0..layers).map(|_| Layer::default()).collect(),
                 embedding: None,
                 table: None,
@@ -58,7 +63,7 @@ impl Engine {
                 cos: Vec::new(),
                 sin: Vec::new(),
             },
-            pool: BlockPool::new(KvShape { layers, kv_heads, head_dim }),
+            pool: BlockPool::new(KvShape { layers, kv_heads, head_dim, kv_type: kv_type(kv) }),
             sequences: Vec::new(),
             scratch: Scratch::default(),
             states: Vec::new(),
@@ -136,9 +141,9 @@ impl Engine {
         id
     }
 
-    /// A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
-    pub fn sequence_fork(&mut self, id: usize) -> usize {
-        let fork = self.pool.fork(self.sequences[id].as_ref().unwrap());
+    /// A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+    pub fn sequence_fork(&mut self, id: usize, length: usize) -> usize {
+        let fork = self.pool.fork(self.sequences[id].as_ref().unwrap(), length);
         let id = self.sequence_new();
         self.sequences[id] = Some(fork);
         id
@@ -156,9 +161,37 @@ impl Engine {
         }
     }
 
-    /// KV blocks that sequences use.
+    /// KV blocks that sequences use, each counted once however many share it.
     pub fn used_blocks(&self) -> usize {
         self.pool.used()
+    }
+
+    /// Bytes of a KV block.
+    pub fn block_bytes(&self) -> usize {
+        self.pool.shape.block_bytes()
+    }
+
+    /// Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
+    pub fn block(&self, id: usize, index: usize) -> usize {
+        self.pool.data(self.sequences[id].as_ref().unwrap().blocks[index]) as usize
+    }
+
+    /// Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
+    pub fn copy_last_block(&self, id: usize, to: usize) {
+        let sequence = self.sequences[id].as_ref().unwrap();
+        let count = (sequence.length - 1) % BLOCK_TOKENS + 1;
+        unsafe { self.pool.copy_first(sequence.blocks[sequence.blocks.len() - 1], count, to as *mut u8) }
+    }
+
+    /// Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
+    /// when the memory is not there.
+    pub fn sequence_fill(&mut self, id: usize, tokens: usize) -> bool {
+        let sequence = self.sequences[id].as_mut().unwrap();
+        let reserved = self.pool.reserve(sequence, tokens);
+        if reserved {
+            sequence.length = tokens;
+        }
+        reserved
     }
 
     /// Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`

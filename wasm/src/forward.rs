@@ -3,8 +3,8 @@
 //! Matrix products take all tokens of the pass together; everything else goes token by token. No token's numbers
 //! depend on another sequence or on how its own was cut into passes, so neither do the bits.
 
-use crate::attention::attend;
-use crate::kv::{BlockPool, Sequence, BLOCK_TOKENS};
+use crate::attention::{attend, scratch_floats, AttentionShape, Query, QUERIES};
+use crate::kv::{BlockPool, Kind, Sequence, BLOCK_TOKENS};
 use crate::model::Model;
 use crate::ops::{add, rms_norm, rotate, swiglu};
 use crate::threads::{self, for_parts, Shared};
@@ -43,9 +43,7 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
     x.resize(tokens * hidden, 0.0);
     normed.resize(tokens * hidden, 0.0);
     product.resize(tokens * hidden, 0.0);
-    let context = config.context.next_multiple_of(BLOCK_TOKENS);
-    scores.resize(threads::count() * context, 0.0);
-    let places = places(rows);
+    let tiles = tiles(rows);
 
     let ids = rows.iter().flat_map(|row| row.ids);
     for (&id, out) in ids.zip(x.chunks_exact_mut(hidden)) {
@@ -56,24 +54,17 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
         wide.resize(tokens * qkv_size, 0.0);
         layer.qkv.as_ref().unwrap().run(normed, tokens, quantized, wide);
         let shared = Shared::new(wide);
-        for_parts(tokens, TOKENS_APART, |_, part| {
-            for (token, place) in part.clone().zip(&places[part]) {
-                let qkv = unsafe { shared.part(token * qkv_size..(token + 1) * qkv_size) };
-                store(model, pool, rows[place.row].sequence, index, place.position, qkv);
+        for_parts(tiles.len(), 1, |_, part| {
+            for tile in &tiles[part] {
+                for i in 0..tile.count {
+                    let at = (tile.token + i) * qkv_size;
+                    let qkv = unsafe { shared.part(at..at + qkv_size) };
+                    store(model, pool, rows[tile.row].sequence, index, tile.position + i, qkv);
+                }
             }
         });
         narrow.resize(tokens * shape.heads * head_dim, 0.0);
-        let (out, scores) = (Shared::new(narrow), Shared::new(scores));
-        for_parts(tokens * shape.heads, 1, |thread, part| {
-            let scores = unsafe { scores.part(thread * context..(thread + 1) * context) };
-            for unit in part {
-                let (token, head) = (unit / shape.heads, unit % shape.heads);
-                let Place { row, position } = places[token];
-                let query = &wide[token * qkv_size + head * head_dim..][..head_dim];
-                let out = unsafe { out.part(unit * head_dim..(unit + 1) * head_dim) };
-                attend(pool, rows[row].sequence, shape, index, head, position, query, scores, out);
-            }
-        });
+        attend_tiles(pool, rows, &tiles, shape, index, wide, scores, narrow);
         layer.output.as_ref().unwrap().run(narrow, tokens, quantized, product);
         add_rows(x, product, hidden);
 
@@ -99,16 +90,82 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
     }
 }
 
-/// Where a token of the pass belongs.
-struct Place {
+/// Tokens of a row that lie in one KV block: a thread has it alone when it writes.
+pub struct Tile {
     row: usize,
+    /// The first one's place in the pass.
+    token: usize,
+    /// The first one's place in its sequence.
     position: usize,
+    count: usize,
 }
 
-fn places(rows: &[Row]) -> Vec<Place> {
-    let tokens =
-        |(row, it): (usize, &Row)| (it.start..it.start + it.ids.len()).map(move |position| Place { row, position });
-    rows.iter().enumerate().flat_map(tokens).collect()
+pub fn tiles(rows: &[Row]) -> Vec<Tile> {
+    let mut tiles = Vec::new();
+    let mut token = 0;
+    for (row, it) in rows.iter().enumerate() {
+        let end = it.start + it.ids.len();
+        let mut position = it.start;
+        while position < end {
+            let count = (BLOCK_TOKENS - position % BLOCK_TOKENS).min(end - position);
+            tiles.push(Tile { row, token, position, count });
+            position += count;
+            token += count;
+        }
+    }
+    tiles
+}
+
+/// Attends all tokens of a pass: `qkv` f32 `[tokens, heads + 2 * kv_heads, head_dim]`, `out` `[tokens, heads, head_dim]`.
+#[allow(clippy::too_many_arguments)]
+pub fn attend_tiles(
+    pool: &BlockPool,
+    rows: &[Row],
+    tiles: &[Tile],
+    shape: &AttentionShape,
+    layer: usize,
+    qkv: &[f32],
+    scratch: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
+    let floats = scratch_floats(longest, head_dim);
+    scratch.resize(scratch.len().max(threads::count() * floats), 0.0);
+    // Heads that share keys and values read them together, unless that left threads with nothing to do.
+    let group = heads / kv_heads;
+    let shares = tiles.len() * kv_heads / (2 * threads::count());
+    let together = match threads::count() {
+        1 => heads,
+        _ => (shares * group).clamp(1, heads),
+    };
+    let per_tile = heads.div_ceil(together);
+    let units = tiles.len() * per_tile;
+    let (scratch, out) = (Shared::new(scratch), Shared::new(out));
+    for_parts(units, 1, |thread, part| {
+        let scratch = unsafe { scratch.part(thread * floats..(thread + 1) * floats) };
+        for unit in part {
+            // The last tokens of a prompt see most and take longest: they come first.
+            let unit = units - 1 - unit;
+            let (tile, first) = (&tiles[unit / per_tile], unit % per_tile * together);
+            let query = |i: usize| {
+                let (head, token) = (first + i / tile.count, i % tile.count);
+                let at = (tile.token + token) * heads + head;
+                Query {
+                    kv_head: head / group,
+                    position: tile.position + token,
+                    query: qkv[(tile.token + token) * (heads + 2 * kv_heads) * head_dim + head * head_dim..].as_ptr(),
+                    out: unsafe { out.part(at * head_dim..(at + 1) * head_dim) }.as_mut_ptr(),
+                    weights: std::ptr::null_mut(),
+                }
+            };
+            let all: Vec<Query> = (0..together.min(heads - first) * tile.count).map(query).collect();
+            for queries in all.chunks(QUERIES) {
+                let sequence = &*rows[tile.row].sequence;
+                unsafe { attend(pool, sequence, shape, layer, queries, scratch) };
+            }
+        }
+    });
 }
 
 /// f32 `[rows, vocab]` of f32 `[rows, hidden]` states.
@@ -148,12 +205,23 @@ fn store(model: &Model, pool: &BlockPool, sequence: &Sequence, layer: usize, pos
     for head in qkv[..(shape.heads + shape.kv_heads) * shape.head_dim].chunks_exact_mut(shape.head_dim) {
         rotate(head, cos, sin);
     }
+    store_token(shape, pool, sequence, layer, position, qkv);
+}
+
+/// Puts keys and values of one token, `[heads + 2 * kv_heads, head_dim]`, into the cache.
+pub fn store_token(
+    shape: &AttentionShape,
+    pool: &BlockPool,
+    sequence: &Sequence,
+    layer: usize,
+    position: usize,
+    qkv: &[f32],
+) {
     let block = sequence.blocks[position / BLOCK_TOKENS];
-    for kind in 0..2 {
+    for (kind, first) in [(Kind::Keys, shape.heads), (Kind::Values, shape.heads + shape.kv_heads)] {
         for kv_head in 0..shape.kv_heads {
-            let at = (shape.heads + kind * shape.kv_heads + kv_head) * shape.head_dim;
-            let slot = unsafe { pool.token_mut(block, layer, kind, kv_head, position % BLOCK_TOKENS) };
-            slot.copy_from_slice(&qkv[at..at + shape.head_dim]);
+            let values = &qkv[(first + kv_head) * shape.head_dim..][..shape.head_dim];
+            unsafe { pool.write(block, layer, kind, kv_head, position % BLOCK_TOKENS, values) };
         }
     }
 }

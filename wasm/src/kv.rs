@@ -1,37 +1,120 @@
 //! The KV cache: blocks of 16 tokens with reference counts, and sequences that list theirs.
+//!
+//! A block holds a part for each layer, kind (keys, values) and head, one after the other. Keys lie so that a vector's
+//! lanes are tokens, values so that its lanes are dimensions: neither product sums across lanes. Values are cut into
+//! strips of 32 dimensions, the last one narrower: what registers hold of a sum. So both are read from front to back.
+//!
+//! ```text
+//!        f32                               int8
+//! keys   [dim][16 tokens]                  [dim/2][16 tokens][2 dims]              then f32 [16], a scale a token
+//! values [dim/32][16 tokens][32 dims]      [dim/32][8 pairs][32 dims][2 tokens]    then f32 [16]
+//! ```
+
+use crate::memory::AlignedBytes;
 
 /// Tokens in a block.
 pub const BLOCK_TOKENS: usize = 16;
 
-/// Sizes that a block has to hold.
+/// Dimensions of a strip of values.
+pub const STRIP: usize = 32;
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    F32,
+    /// A scale for each token and head: `q = round(x * (127 / amax))`.
+    Int8,
+}
+
+/// Which half of a layer's KV.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Keys,
+    Values,
+}
+
+/// Sizes that a block has to hold. `head_dim` is a multiple of 4.
 #[derive(Clone, Copy)]
 pub struct KvShape {
     pub layers: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub kv_type: KvType,
 }
 
 impl KvShape {
-    /// Floats of one kind (keys or values) of one layer in a block.
-    fn part(&self) -> usize {
-        self.kv_heads * BLOCK_TOKENS * self.head_dim
+    /// Bytes of the keys, or values, of one head in a block.
+    fn part_bytes(&self) -> usize {
+        BLOCK_TOKENS
+            * match self.kv_type {
+                KvType::F32 => 4 * self.head_dim,
+                KvType::Int8 => self.head_dim + 4,
+            }
     }
 
-    /// Floats in a block: `[layer][keys, values][kv_head][token][head_dim]`.
-    pub fn block_floats(&self) -> usize {
-        2 * self.layers * self.part()
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.part_bytes()
+    }
+
+    /// Where element `d` of a token lies in its part, in elements.
+    fn place(&self, kind: Kind, token: usize, d: usize) -> usize {
+        let strip = d / STRIP * STRIP;
+        let width = STRIP.min(self.head_dim - strip);
+        match (self.kv_type, kind) {
+            (KvType::F32, Kind::Keys) => d * BLOCK_TOKENS + token,
+            (KvType::F32, Kind::Values) => strip * BLOCK_TOKENS + token * width + d % STRIP,
+            (KvType::Int8, Kind::Keys) => d / 2 * 2 * BLOCK_TOKENS + 2 * token + d % 2,
+            (KvType::Int8, Kind::Values) => {
+                strip * BLOCK_TOKENS + token / 2 * 2 * width + 2 * (d % STRIP) + token % 2
+            }
+        }
+    }
+
+    /// Writes one token of a part.
+    fn write(&self, part: &mut [u8], kind: Kind, token: usize, values: &[f32]) {
+        match self.kv_type {
+            KvType::F32 => {
+                let floats = part.as_mut_ptr().cast::<f32>();
+                for (d, &value) in values.iter().enumerate() {
+                    unsafe { floats.add(self.place(kind, token, d)).write(value) };
+                }
+            }
+            KvType::Int8 => {
+                let amax = values.iter().fold(0.0f32, |max, v| if v.is_nan() || v.abs() > max { v.abs() } else { max });
+                let factor = 127.0 / amax;
+                // A head of zeros, or of next to nothing; one that is not finite makes what reads it NaN.
+                let factor = if factor.is_finite() && amax.is_finite() { factor } else { 0.0 };
+                let scale = if amax.is_finite() { if factor == 0.0 { 0.0 } else { amax / 127.0 } } else { f32::NAN };
+                for (d, &value) in values.iter().enumerate() {
+                    part[self.place(kind, token, d)] = (value * factor).round_ties_even() as i8 as u8;
+                }
+                let at = BLOCK_TOKENS * self.head_dim + 4 * token;
+                part[at..at + 4].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+    }
+
+    /// One element of a part as it is kept: the number, and the scale that belongs to it.
+    pub fn read(&self, part: &[u8], kind: Kind, token: usize, d: usize) -> (f32, f32) {
+        let float = |at: usize| f32::from_le_bytes(part[at..at + 4].try_into().unwrap());
+        let at = self.place(kind, token, d);
+        match self.kv_type {
+            KvType::F32 => (float(4 * at), 1.0),
+            KvType::Int8 => (part[at] as i8 as f32, float(BLOCK_TOKENS * self.head_dim + 4 * token)),
+        }
     }
 }
 
 struct Block {
-    data: Box<[f32]>,
+    data: AlignedBytes,
     /// Sequences that list it; 0 when it is free.
     users: u32,
 }
 
 /// All blocks of an engine. Blocks that nobody uses are kept for the next sequence.
 pub struct BlockPool {
-    shape: KvShape,
+    pub shape: KvShape,
     blocks: Vec<Block>,
     free: Vec<u32>,
 }
@@ -48,7 +131,7 @@ impl BlockPool {
         BlockPool { shape, blocks: Vec::new(), free: Vec::new() }
     }
 
-    /// Blocks that sequences use now.
+    /// Blocks that sequences use now, each counted once however many share it.
     pub fn used(&self) -> usize {
         self.blocks.len() - self.free.len()
     }
@@ -61,9 +144,8 @@ impl BlockPool {
         if first_written < held && self.blocks[sequence.blocks[first_written] as usize].users > 1 {
             let Some(copy) = self.allocate() else { return false };
             let old = sequence.blocks[first_written];
-            let mut data = std::mem::take(&mut self.blocks[copy as usize].data);
-            data.copy_from_slice(&self.blocks[old as usize].data);
-            self.blocks[copy as usize].data = data;
+            let (from, to) = (self.data(old), self.data_mut(copy));
+            unsafe { to.copy_from_nonoverlapping(from, self.shape.block_bytes()) };
             self.release(old);
             sequence.blocks[first_written] = copy;
         }
@@ -89,34 +171,60 @@ impl BlockPool {
         }
     }
 
-    /// A second sequence over the same blocks: nothing is copied until one of them writes.
-    pub fn fork(&mut self, sequence: &Sequence) -> Sequence {
-        for &block in &sequence.blocks {
+    /// A second sequence over the blocks of the first `length` tokens: nothing is copied until one of them writes.
+    pub fn fork(&mut self, sequence: &Sequence, length: usize) -> Sequence {
+        let length = length.min(sequence.length);
+        let blocks = sequence.blocks[..length.div_ceil(BLOCK_TOKENS)].to_vec();
+        for &block in &blocks {
             self.blocks[block as usize].users += 1;
         }
-        Sequence { blocks: sequence.blocks.clone(), length: sequence.length }
+        Sequence { blocks, length }
     }
 
-    /// Keys (`kind` 0) or values (1) of one head in a block: f32 `[16, head_dim]`.
-    pub fn head(&self, block: u32, layer: usize, kind: usize, kv_head: usize) -> &[f32] {
+    /// Keys or values of one head in a block, as the head of this file draws them.
+    pub fn part(&self, block: u32, layer: usize, kind: Kind, kv_head: usize) -> &[u8] {
         let at = self.offset(layer, kind, kv_head);
-        &self.blocks[block as usize].data[at..at + BLOCK_TOKENS * self.shape.head_dim]
+        &self.blocks[block as usize].data[at..at + self.shape.part_bytes()]
     }
 
-    /// Where one token's keys or values of a head are written: f32 `[head_dim]`.
+    /// Writes one token's keys or values of a head, f32 `[head_dim]`.
     ///
     /// # Safety
-    /// Nobody else reads or writes that token meanwhile: its block has one user, and one thread has the token.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn token_mut(&self, block: u32, layer: usize, kind: usize, kv_head: usize, token: usize) -> &mut [f32] {
-        let at = self.offset(layer, kind, kv_head) + token * self.shape.head_dim;
-        let data = &self.blocks[block as usize].data;
-        assert!(at + self.shape.head_dim <= data.len());
-        std::slice::from_raw_parts_mut(data.as_ptr().add(at).cast_mut(), self.shape.head_dim)
+    /// The block has one user, and no other thread reads or writes it meanwhile.
+    pub unsafe fn write(&self, block: u32, layer: usize, kind: Kind, kv_head: usize, token: usize, values: &[f32]) {
+        let part = self.part(block, layer, kind, kv_head);
+        let part = std::slice::from_raw_parts_mut(part.as_ptr().cast_mut(), part.len());
+        self.shape.write(part, kind, token, values);
     }
 
-    fn offset(&self, layer: usize, kind: usize, kv_head: usize) -> usize {
-        ((2 * layer + kind) * self.shape.kv_heads + kv_head) * BLOCK_TOKENS * self.shape.head_dim
+    /// Where a block's bytes begin.
+    pub fn data(&self, block: u32) -> *const u8 {
+        self.blocks[block as usize].data.as_ptr()
+    }
+
+    pub fn data_mut(&mut self, block: u32) -> *mut u8 {
+        self.blocks[block as usize].data.as_mut_ptr()
+    }
+
+    /// Copies a block to `to`, tokens from `count` on as zeros: what lies there was never this sequence's, or no more.
+    ///
+    /// # Safety
+    /// `to` has a block's bytes.
+    pub unsafe fn copy_first(&self, block: u32, count: usize, to: *mut u8) {
+        let bytes = self.shape.block_bytes();
+        to.copy_from_nonoverlapping(self.data(block), bytes);
+        let zeros = vec![0.0; self.shape.head_dim];
+        let parts = std::slice::from_raw_parts_mut(to, bytes).chunks_exact_mut(self.shape.part_bytes());
+        for (i, part) in parts.enumerate() {
+            let kind = if i / self.shape.kv_heads % 2 == 0 { Kind::Keys } else { Kind::Values };
+            for token in count..BLOCK_TOKENS {
+                self.shape.write(part, kind, token, &zeros);
+            }
+        }
+    }
+
+    fn offset(&self, layer: usize, kind: Kind, kv_head: usize) -> usize {
+        ((2 * layer + kind as usize) * self.shape.kv_heads + kv_head) * self.shape.part_bytes()
     }
 
     fn allocate(&mut self) -> Option<u32> {
@@ -124,11 +232,9 @@ impl BlockPool {
             self.blocks[block as usize].users = 1;
             return Some(block);
         }
-        let floats = self.shape.block_floats();
-        let mut data = Vec::new();
-        data.try_reserve_exact(floats).ok()?;
-        data.resize(floats, 0.0);
-        self.blocks.push(Block { data: data.into_boxed_slice(), users: 1 });
+        let mut data = AlignedBytes::new(self.shape.block_bytes())?;
+        data.fill(0);
+        self.blocks.push(Block { data, users: 1 });
         Some(self.blocks.len() as u32 - 1)
     }
 

@@ -35,3 +35,8 @@ pub fn exp(x: v128) -> v128 {
     let above = f32x4_ge(x, f32x4_splat(-87.0));
     v128_and(f32x4_mul(y, power), above)
 }
+
+/// `exp` of one number.
+pub fn exp1(x: f32) -> f32 {
+    f32x4_extract_lane::<0>(exp(f32x4_splat(x)))
+}

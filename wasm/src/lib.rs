@@ -8,6 +8,9 @@
 
 mod activations;
 mod attention;
+mod attention_f32;
+mod attention_int8;
+mod attention_probe;
 mod choose;
 mod clock;
 mod engine;
@@ -27,6 +30,7 @@ mod pack;
 mod panel_output;
 mod quantize;
 mod scalar;
+mod scalar_attention;
 mod self_test;
 mod table;
 mod threads;

@@ -10,7 +10,6 @@ pub struct Config {
     pub intermediate: usize,
     pub attention: AttentionShape,
     pub vocab: usize,
-    pub context: usize,
     pub epsilon: f32,
 }
 

@@ -1,8 +1,8 @@
 import * as ort from "onnxruntime-web";
-import type { ModelConfig } from "../../model/model_config.ts";
-import type { RowResult } from "../backend.ts";
+import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
+import type { BackendStats, RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
-import { logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
+import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
 
 /** Keys and values by layer, as the last run gave them. */
 interface ApiKv {
@@ -63,6 +63,39 @@ export class ApiSession implements ModelSession {
 
   freeCache(cacheId: number): void {
     this.#caches.delete(cacheId);
+  }
+
+  forkCache(cacheId: number, toId: number, length: number): void {
+    this.#caches.set(toId, { tokens: length, tensors: this.#past(this.#caches.get(cacheId), length) });
+  }
+
+  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+    const tensors = this.#past(this.#caches.get(cacheId), length);
+    const bytes = new Uint8Array(length * kvBytesPerToken(this.#config));
+    tensors.forEach(({ data }, i) => {
+      const { buffer, byteOffset, byteLength } = data as Float32Array;
+      bytes.set(new Uint8Array(buffer, byteOffset, byteLength), i * bytes.length / tensors.length);
+    });
+    return bytes;
+  }
+
+  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
+    const { numHiddenLayers, numKeyValueHeads, headDim } = this.#config;
+    checkKvBytes(bytes, length, length * kvBytesPerToken(this.#config));
+    const floats = new Float32Array(bytes.slice().buffer);
+    const count = floats.length / (2 * numHiddenLayers);
+    const tensors = Array.from(
+      { length: 2 * numHiddenLayers },
+      (_, i) =>
+        new ort.Tensor("float32", floats.slice(i * count, (i + 1) * count), [1, numKeyValueHeads, length, headDim]),
+    );
+    this.#caches.set(cacheId, { tokens: length, tensors });
+  }
+
+  stats(): BackendStats {
+    const caches = [...this.#caches.values()];
+    const perToken = kvBytesPerToken(this.#config);
+    return { kvBlocks: caches.length, kvBytes: caches.reduce((sum, { tokens }) => sum + tokens * perToken, 0) };
   }
 
   #kvNames(kind: string): string[] {

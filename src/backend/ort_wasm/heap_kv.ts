@@ -41,10 +41,10 @@ export class HeapKv {
    */
   reserve(tokens: number, held: number): void {
     if (tokens <= this.#capacity) return;
-    const { numHiddenLayers, numKeyValueHeads, headDim, contextLength } = this.#config;
+    const { numHiddenLayers, contextLength } = this.#config;
     const capacity = kvCapacity(tokens, contextLength);
     const count = 2 * numHiddenLayers;
-    const bytes = 4 * numKeyValueHeads * capacity * headDim;
+    const bytes = this.#bufferBytes(capacity);
     const grown: Buffer[] = [];
     try {
       for (let i = 0; i < count; i++) grown.push(this.#allocate(bytes, capacity));
@@ -58,11 +58,49 @@ export class HeapKv {
     this.#capacity = capacity;
   }
 
+  /** Bytes that it holds. */
+  get bytes(): number {
+    return this.#buffers.length * this.#bufferBytes(this.#capacity);
+  }
+
+  /** Copies the first `tokens` tokens out: f32 `[2 * layers, num_key_value_heads, tokens, head_dim]`. */
+  export(tokens: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(this.#buffers.length * this.#bufferBytes(tokens));
+    this.#eachHead(tokens, (heap, packed) => bytes.set(heap, packed));
+    return bytes;
+  }
+
+  /**
+   * Copies in what `export` gave.
+   * @throws {OutOfMemoryError} when the heap is full
+   */
+  import(tokens: number, bytes: Uint8Array): void {
+    this.reserve(tokens, 0);
+    this.#eachHead(tokens, (heap, packed, size) => heap.set(bytes.subarray(packed, packed + size)));
+  }
+
   /** Gives the memory back. Idempotent. */
   free(): void {
     for (const buffer of this.#buffers) this.#release(buffer);
     this.#buffers = [];
     this.#capacity = 0;
+  }
+
+  #bufferBytes(tokens: number): number {
+    return 4 * this.#config.numKeyValueHeads * tokens * this.#config.headDim;
+  }
+
+  /** Hands over each head's first tokens in the heap, where they are in the exported bytes, and how many bytes. */
+  #eachHead(tokens: number, visit: (heap: Uint8Array, packed: number, size: number) => void): void {
+    const { numKeyValueHeads, headDim } = this.#config;
+    const heap = heapBytes(this.#module);
+    const size = 4 * tokens * headDim;
+    this.#buffers.forEach(({ data }, i) => {
+      for (let head = 0; head < numKeyValueHeads; head++) {
+        const from = data + 4 * head * this.#capacity * headDim;
+        visit(heap.subarray(from, from + size), (i * numKeyValueHeads + head) * size, size);
+      }
+    });
   }
 
   #allocate(bytes: number, capacity: number): Buffer {

@@ -1,11 +1,11 @@
 import { OutOfMemoryError } from "../../errors.ts";
-import type { ModelConfig } from "../../model/model_config.ts";
+import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import { DataType } from "../../model/onnx_proto.ts";
-import type { RowResult } from "../backend.ts";
+import type { BackendStats, RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
 import { createTensor, heapBytes, HeapKv } from "./heap_kv.ts";
 import { lastError, loadOrtModule, LOG_ERRORS, type OrtModule } from "./ort_module.ts";
-import { logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
+import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
 
 /** `getGraphOptimzationLevel("all")` in onnxruntime-web 1.30.0, `lib/wasm/session-options.ts`. */
 const ALL_OPTIMIZATIONS = 99;
@@ -80,6 +80,24 @@ export class HeapSession implements ModelSession {
   freeCache(cacheId: number): void {
     this.#caches.get(cacheId)?.free();
     this.#caches.delete(cacheId);
+  }
+
+  forkCache(cacheId: number, toId: number, length: number): void {
+    this.importCache(toId, length, this.exportCache(cacheId, length));
+  }
+
+  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+    return this.#cache(cacheId).export(length);
+  }
+
+  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
+    checkKvBytes(bytes, length, length * kvBytesPerToken(this.#config));
+    this.#cache(cacheId).import(length, bytes);
+  }
+
+  stats(): BackendStats {
+    const caches = [...this.#caches.values()];
+    return { kvBlocks: caches.length, kvBytes: caches.reduce((sum, { bytes }) => sum + bytes, 0) };
   }
 
   #cache(cacheId: number | undefined): HeapKv {

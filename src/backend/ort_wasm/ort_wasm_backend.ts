@@ -55,6 +55,7 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
       variant: `ort-wasm-${ONNXRUNTIME_WEB}/${form}`,
       // Its matmuls add in another order when there are more rows.
       rowInvariant: false,
+      kvShares: false,
       reason: options.reason ?? "it was asked for",
       detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${started.detail}`,
     }),

@@ -1,10 +1,11 @@
 import { readFile } from "node:fs/promises";
-import type { WasmEngineConstructor } from "./wasm_engine.ts";
+import type { AttentionProbeConstructor, WasmEngineConstructor } from "./wasm_engine.ts";
 
 /** The kernels' exports; what their numbers mean is said in `wasm/src/lib.rs`. Pointers are byte addresses. */
 export interface KernelExports {
   /** A whole forward pass over these kernels. */
   readonly Engine: WasmEngineConstructor;
+  readonly AttentionProbe: AttentionProbeConstructor;
   /** Zeroed, 64-byte aligned; 0 when there is not so much memory. Views of the memory go stale when it grows. */
   allocate(bytes: number): number;
   release(pointer: number, bytes: number): void;

@@ -4,6 +4,7 @@ import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { LoadOptions } from "./inference_worker.ts";
+import { BLOCK_TOKENS, type KvType } from "./wasm_engine.ts";
 
 /** Options of {@linkcode createSimdBackend}. */
 export interface SimdOptions {
@@ -12,6 +13,8 @@ export interface SimdOptions {
   config: ModelConfig;
   /** Threads that share a pass. @default one */
   threads?: number;
+  /** How keys and values are kept; int8 has a scale for each token and head. @default "f32" */
+  kv?: KvType;
   /** Memory that the engine may take, in bytes. @default what a WASM memory can have */
   memoryBudgetBytes?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
@@ -21,9 +24,6 @@ export interface SimdOptions {
   onCrash?: (error: Error) => void;
 }
 
-/** Tokens of a KV block, as in `wasm/src/kv.rs`. */
-const BLOCK_TOKENS = 16;
-
 /**
  * Loads a model into our own WASM engine, on a thread of its own.
  * @throws {ModelFileError} when the model's files are damaged or of another kind
@@ -31,9 +31,9 @@ const BLOCK_TOKENS = 16;
  * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
  */
 export async function createSimdBackend(
-  { modelDir, config, threads = 1, memoryBudgetBytes = 2 ** 32, reason, onProgress, onCrash }: SimdOptions,
+  { modelDir, config, threads = 1, kv = "f32", memoryBudgetBytes = 2 ** 32, reason, onProgress, onCrash }: SimdOptions,
 ): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, memoryBudgetBytes };
+  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, memoryBudgetBytes };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
@@ -42,14 +42,21 @@ export async function createSimdBackend(
       name: "simd",
       threads,
       // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
-      variant: "simd-1/a8",
+      variant: `simd-2/a8/kv-${kv}`,
       rowInvariant: true,
+      kvShares: true,
       reason: reason ?? "it was asked for",
       detail: `our engine, ${kind}, int8 activations, weights packed in ${
         Math.round(heapBytes / 2 ** 20)
       } MiB, ${detail}`,
     }),
-    kvBytes: (tokens) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * kvBytesPerToken(config),
+    kvBytes: (tokens) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * bytesPerToken(config, kv),
     onCrash,
   });
+}
+
+/** As `KvShape` in `wasm/src/kv.rs`: int8 has an f32 scale for each head. */
+function bytesPerToken(config: ModelConfig, kv: KvType): number {
+  if (kv === "f32") return kvBytesPerToken(config);
+  return 2 * config.numHiddenLayers * config.numKeyValueHeads * (config.headDim + 4);
 }

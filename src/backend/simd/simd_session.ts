@@ -1,14 +1,14 @@
 import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import type { LogitsWanted, RowResult } from "../backend.ts";
+import type { BackendStats, LogitsWanted, RowResult } from "../backend.ts";
 import type { LoadProgress } from "../inference_thread.ts";
-import type { ModelSession, SessionRow } from "../model_session.ts";
+import { checkKvBytes, type ModelSession, type SessionRow } from "../model_session.ts";
 import { cutPasses, PASS_TOKENS, type RowPart } from "./cut_passes.ts";
 import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
 import { allocate, loadWeights } from "./load_weights.ts";
 import type { ThreadPool } from "./thread_pool.ts";
-import type { WasmEngine } from "./wasm_engine.ts";
+import { BLOCK_TOKENS, KV_TYPES, type KvType, type WasmEngine } from "./wasm_engine.ts";
 
 /** `forward`'s wishes. */
 const LOGITS = { none: 0, last: 1, all: 2 } as const;
@@ -18,7 +18,7 @@ const ROW_NUMBERS = 4;
 
 /** Our engine with a model in it: weights packed, KV in blocks, everything in one WASM memory. */
 export class SimdSession implements ModelSession {
-  readonly detail = "KV in blocks of 16 tokens, f32";
+  readonly detail: string;
   readonly rowsPerPass = Infinity;
   readonly #kernels: Kernels;
   readonly #pool: ThreadPool;
@@ -42,8 +42,10 @@ export class SimdSession implements ModelSession {
     pool: ThreadPool,
     config: ModelConfig,
     weights: DecoderWeights,
+    kv: KvType,
     onProgress: LoadProgress,
   ) {
+    this.detail = `KV in blocks of ${BLOCK_TOKENS} tokens, ${kv}`;
     this.#kernels = kernels;
     this.#pool = pool;
     this.#config = config;
@@ -55,9 +57,9 @@ export class SimdSession implements ModelSession {
       config.numKeyValueHeads,
       config.headDim,
       config.vocabSize,
-      config.contextLength,
       config.rmsNormEps,
       weights.window ?? 0,
+      KV_TYPES[kv],
     );
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);
@@ -143,8 +145,54 @@ export class SimdSession implements ModelSession {
     this.#sequences.delete(cacheId);
   }
 
+  forkCache(cacheId: number, toId: number, length: number): void {
+    this.#sequences.set(toId, this.#engine.sequence_fork(this.#sequences.get(cacheId)!, length));
+  }
+
+  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+    const sequence = this.#sequences.get(cacheId)!;
+    this.#engine.sequence_truncate(sequence, length);
+    const blockBytes = this.#engine.block_bytes();
+    const last = Math.ceil(length / BLOCK_TOKENS) - 1;
+    const bytes = new Uint8Array((last + 1) * blockBytes);
+    for (let i = 0; i < last; i++) {
+      bytes.set(this.#bytes(this.#engine.block(sequence, i) >>> 0, blockBytes), i * blockBytes);
+    }
+    // Without what other tokens left there.
+    const copy = allocate(this.#kernels, blockBytes);
+    this.#engine.copy_last_block(sequence, copy);
+    bytes.set(this.#bytes(copy, blockBytes), last * blockBytes);
+    this.#kernels.exports.release(copy, blockBytes);
+    return bytes;
+  }
+
+  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
+    const blockBytes = this.#engine.block_bytes();
+    const count = Math.ceil(length / BLOCK_TOKENS);
+    checkKvBytes(bytes, length, count * blockBytes);
+    const sequence = this.#engine.sequence_new();
+    if (!this.#engine.sequence_fill(sequence, length)) {
+      this.#engine.sequence_free(sequence);
+      throw new OutOfMemoryError(`Cannot hold KV for ${length} tokens: the WASM heap is full`);
+    }
+    for (let i = 0; i < count; i++) {
+      const block = bytes.subarray(i * blockBytes, (i + 1) * blockBytes);
+      this.#bytes(this.#engine.block(sequence, i) >>> 0, blockBytes).set(block);
+    }
+    this.#sequences.set(cacheId, sequence);
+  }
+
+  stats(): BackendStats {
+    const kvBlocks = this.#engine.used_blocks();
+    return { kvBlocks, kvBytes: kvBlocks * this.#engine.block_bytes() };
+  }
+
   async close(): Promise<void> {
     await this.#pool.close();
+  }
+
+  #bytes(pointer: number, count: number): Uint8Array {
+    return new Uint8Array(this.#kernels.memory.buffer, pointer, count);
   }
 
   #numbers(pointer: number, count: number): Uint32Array {

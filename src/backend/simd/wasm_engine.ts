@@ -18,10 +18,39 @@ export interface WasmEngine {
   sequence_new(): number;
   sequence_truncate(id: number, length: number): void;
   sequence_free(id: number): void;
+  sequence_fork(id: number, length: number): number;
+  sequence_fill(id: number, tokens: number): boolean;
+  used_blocks(): number;
+  block_bytes(): number;
+  block(id: number, index: number): number;
+  copy_last_block(id: number, to: number): void;
   forward(rows: number, count: number, ids: number): boolean;
   logits(): number;
   states(): number;
 }
+
+/** Tokens of a KV block, as in `wasm/src/kv.rs`. */
+export const BLOCK_TOKENS = 16;
+
+/** How keys and values are kept, and the engine's number for it. */
+export const KV_TYPES = { f32: 0, int8: 1 } as const;
+export type KvType = keyof typeof KV_TYPES;
+export type KvTypeNumber = typeof KV_TYPES[keyof typeof KV_TYPES];
+
+/** Attention alone, for tests and measurements, as `wasm/src/attention_probe.rs` describes it. */
+export interface AttentionProbe {
+  append(qkv: number, count: number): void;
+  attend(qkv: number, count: number, out: number, scalar: boolean): void;
+  free(): void;
+}
+
+export type AttentionProbeConstructor = new (
+  kv: KvTypeNumber,
+  heads: number,
+  kvHeads: number,
+  headDim: number,
+  window: number,
+) => AttentionProbe;
 
 /** The engine's sizes, in the order of `Engine::new`. */
 export type WasmEngineConstructor = new (
@@ -32,8 +61,8 @@ export type WasmEngineConstructor = new (
   kvHeads: number,
   headDim: number,
   vocab: number,
-  context: number,
   epsilon: number,
   /** 0 for none */
   window: number,
+  kv: KvTypeNumber,
 ) => WasmEngine;

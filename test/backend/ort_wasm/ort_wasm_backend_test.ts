@@ -97,6 +97,21 @@ describe("ort-wasm", () => {
     assert.ok(maxDifference(logits, want) < 1e-5);
   });
 
+  test("a fork and an imported copy go on as their origin does, and it goes on untouched", async () => {
+    using cache = backend.createKvCache();
+    await forward(backend, { cache, tokenIds: IDS.slice(0, 40), logits: "none" });
+    using fork = cache.fork(30);
+    using copy = await backend.importKv(await backend.exportKv(fork), 30);
+    const { logits: want } = await forward(backend, { tokenIds: IDS.slice(0, 45) });
+    for (const one of [fork, copy]) {
+      const { logits } = await forward(backend, { cache: one, tokenIds: IDS.slice(30, 45) });
+      assert.ok(maxDifference(logits, want) < 1e-4);
+    }
+    const { logits } = await forward(backend, { cache, tokenIds: IDS.slice(40, 45) });
+    assert.ok(maxDifference(logits, want) < 1e-4);
+    await assert.rejects(backend.importKv(new Uint8Array(8), 1), { name: "RangeError", message: /8 bytes, wanted/ });
+  });
+
   test("returns as many positions as asked for", async () => {
     const tokenIds = IDS.slice(0, 9);
     const all = await forward(backend, { tokenIds, logits: "all", hiddenStates: true });

@@ -1,9 +1,39 @@
 /* tslint:disable */
 /* eslint-disable */
 
+export class AttentionProbe {
+    free(): void;
+    [Symbol.dispose](): void;
+    /**
+     * Appends `count` tokens, f32 `[count, heads + 2 * kv_heads, head_dim]`, as the cache keeps them.
+     */
+    append(qkv: number, count: number): void;
+    /**
+     * Attends the last `count` tokens, whose queries are in `qkv`, to `out` f32 `[count, heads, head_dim]`; with
+     * `scalar` one element at a time.
+     */
+    attend(qkv: number, count: number, out: number, scalar: boolean): void;
+    /**
+     * `kv_type` 0 f32, 1 int8; `window` 0 means that attention sees all.
+     */
+    constructor(kv_type: number, heads: number, kv_heads: number, head_dim: number, window: number);
+}
+
 export class Engine {
     free(): void;
     [Symbol.dispose](): void;
+    /**
+     * Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
+     */
+    block(id: number, index: number): number;
+    /**
+     * Bytes of a KV block.
+     */
+    block_bytes(): number;
+    /**
+     * Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
+     */
+    copy_last_block(id: number, to: number): void;
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
      * first. Returns false when KV memory ran out: then no row was run.
@@ -14,9 +44,9 @@ export class Engine {
      */
     logits(): number;
     /**
-     * `window` 0 means that attention sees all.
+     * `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
      */
-    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, context: number, epsilon: number, window: number);
+    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, epsilon: number, window: number, kv: number);
     /**
      * Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
      * `weights` as in `lib.rs`. Returns false when the memory is not there.
@@ -28,9 +58,14 @@ export class Engine {
      */
     pack_rows(slot: number, layer: number, first: number, rows: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean): number;
     /**
-     * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
+     * Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
+     * when the memory is not there.
      */
-    sequence_fork(id: number): number;
+    sequence_fill(id: number, tokens: number): boolean;
+    /**
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     */
+    sequence_fork(id: number, length: number): number;
     /**
      * Gives a sequence's blocks back.
      */
@@ -57,7 +92,7 @@ export class Engine {
      */
     states(): number;
     /**
-     * KV blocks that sequences use.
+     * KV blocks that sequences use, each counted once however many share it.
      */
     used_blocks(): number;
 }
@@ -168,17 +203,25 @@ export function set_threads(threads: number): void;
 export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembly.Module;
 
 export interface InitOutput {
+    readonly __wbg_attentionprobe_free: (a: number, b: number) => void;
     readonly __wbg_engine_free: (a: number, b: number) => void;
     readonly activation_bytes: (a: number, b: number) => number;
     readonly allocate: (a: number) => number;
+    readonly attentionprobe_append: (a: number, b: number, c: number) => void;
+    readonly attentionprobe_attend: (a: number, b: number, c: number, d: number, e: number) => void;
+    readonly attentionprobe_new: (a: number, b: number, c: number, d: number, e: number) => number;
     readonly choose_dot: (a: number) => number;
     readonly dismiss: () => void;
+    readonly engine_block: (a: number, b: number, c: number) => number;
+    readonly engine_block_bytes: (a: number) => number;
+    readonly engine_copy_last_block: (a: number, b: number, c: number) => void;
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
     readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
     readonly engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
     readonly engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
-    readonly engine_sequence_fork: (a: number, b: number) => number;
+    readonly engine_sequence_fill: (a: number, b: number, c: number) => number;
+    readonly engine_sequence_fork: (a: number, b: number, c: number) => number;
     readonly engine_sequence_free: (a: number, b: number) => void;
     readonly engine_sequence_new: (a: number) => number;
     readonly engine_sequence_truncate: (a: number, b: number, c: number) => void;

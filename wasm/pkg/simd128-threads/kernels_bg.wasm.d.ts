@@ -1,16 +1,24 @@
 /* tslint:disable */
 /* eslint-disable */
+export const __wbg_attentionprobe_free: (a: number, b: number) => void;
 export const __wbg_engine_free: (a: number, b: number) => void;
 export const activation_bytes: (a: number, b: number) => number;
 export const allocate: (a: number) => number;
+export const attentionprobe_append: (a: number, b: number, c: number) => void;
+export const attentionprobe_attend: (a: number, b: number, c: number, d: number, e: number) => void;
+export const attentionprobe_new: (a: number, b: number, c: number, d: number, e: number) => number;
 export const choose_dot: (a: number) => number;
 export const dismiss: () => void;
+export const engine_block: (a: number, b: number, c: number) => number;
+export const engine_block_bytes: (a: number) => number;
+export const engine_copy_last_block: (a: number, b: number, c: number) => void;
 export const engine_forward: (a: number, b: number, c: number, d: number) => number;
 export const engine_logits: (a: number) => number;
 export const engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
 export const engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
 export const engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
-export const engine_sequence_fork: (a: number, b: number) => number;
+export const engine_sequence_fill: (a: number, b: number, c: number) => number;
+export const engine_sequence_fork: (a: number, b: number, c: number) => number;
 export const engine_sequence_free: (a: number, b: number) => void;
 export const engine_sequence_new: (a: number) => number;
 export const engine_sequence_truncate: (a: number, b: number, c: number) => void;

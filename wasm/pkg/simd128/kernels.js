@@ -1,5 +1,52 @@
 /* @ts-self-types="./kernels.d.ts" */
 
+export class AttentionProbe {
+    __destroy_into_raw() {
+        const ptr = this.__wbg_ptr;
+        this.__wbg_ptr = 0;
+        AttentionProbeFinalization.unregister(this);
+        return ptr;
+    }
+    free() {
+        const ptr = this.__destroy_into_raw();
+        wasm.__wbg_attentionprobe_free(ptr, 0);
+    }
+    /**
+     * Appends `count` tokens, f32 `[count, heads + 2 * kv_heads, head_dim]`, as the cache keeps them.
+     * @param {number} qkv
+     * @param {number} count
+     */
+    append(qkv, count) {
+        wasm.attentionprobe_append(this.__wbg_ptr, qkv, count);
+    }
+    /**
+     * Attends the last `count` tokens, whose queries are in `qkv`, to `out` f32 `[count, heads, head_dim]`; with
+     * `scalar` one element at a time.
+     * @param {number} qkv
+     * @param {number} count
+     * @param {number} out
+     * @param {boolean} scalar
+     */
+    attend(qkv, count, out, scalar) {
+        wasm.attentionprobe_attend(this.__wbg_ptr, qkv, count, out, scalar);
+    }
+    /**
+     * `kv_type` 0 f32, 1 int8; `window` 0 means that attention sees all.
+     * @param {number} kv_type
+     * @param {number} heads
+     * @param {number} kv_heads
+     * @param {number} head_dim
+     * @param {number} window
+     */
+    constructor(kv_type, heads, kv_heads, head_dim, window) {
+        const ret = wasm.attentionprobe_new(kv_type, heads, kv_heads, head_dim, window);
+        this.__wbg_ptr = ret >>> 0;
+        AttentionProbeFinalization.register(this, this.__wbg_ptr, this);
+        return this;
+    }
+}
+if (Symbol.dispose) AttentionProbe.prototype[Symbol.dispose] = AttentionProbe.prototype.free;
+
 export class Engine {
     __destroy_into_raw() {
         const ptr = this.__wbg_ptr;
@@ -10,6 +57,32 @@ export class Engine {
     free() {
         const ptr = this.__destroy_into_raw();
         wasm.__wbg_engine_free(ptr, 0);
+    }
+    /**
+     * Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
+     * @param {number} id
+     * @param {number} index
+     * @returns {number}
+     */
+    block(id, index) {
+        const ret = wasm.engine_block(this.__wbg_ptr, id, index);
+        return ret >>> 0;
+    }
+    /**
+     * Bytes of a KV block.
+     * @returns {number}
+     */
+    block_bytes() {
+        const ret = wasm.engine_block_bytes(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
+     * @param {number} id
+     * @param {number} to
+     */
+    copy_last_block(id, to) {
+        wasm.engine_copy_last_block(this.__wbg_ptr, id, to);
     }
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
@@ -32,7 +105,7 @@ export class Engine {
         return ret >>> 0;
     }
     /**
-     * `window` 0 means that attention sees all.
+     * `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
      * @param {number} layers
      * @param {number} hidden
      * @param {number} intermediate
@@ -40,12 +113,12 @@ export class Engine {
      * @param {number} kv_heads
      * @param {number} head_dim
      * @param {number} vocab
-     * @param {number} context
      * @param {number} epsilon
      * @param {number} window
+     * @param {number} kv
      */
-    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context, epsilon, window) {
-        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context, epsilon, window);
+    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv) {
+        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv);
         this.__wbg_ptr = ret >>> 0;
         EngineFinalization.register(this, this.__wbg_ptr, this);
         return this;
@@ -82,12 +155,24 @@ export class Engine {
         return ret;
     }
     /**
-     * A second sequence with the same tokens. Blocks are shared until one of the two writes. Returns its id.
+     * Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
+     * when the memory is not there.
      * @param {number} id
+     * @param {number} tokens
+     * @returns {boolean}
+     */
+    sequence_fill(id, tokens) {
+        const ret = wasm.engine_sequence_fill(this.__wbg_ptr, id, tokens);
+        return ret !== 0;
+    }
+    /**
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     * @param {number} id
+     * @param {number} length
      * @returns {number}
      */
-    sequence_fork(id) {
-        const ret = wasm.engine_sequence_fork(this.__wbg_ptr, id);
+    sequence_fork(id, length) {
+        const ret = wasm.engine_sequence_fork(this.__wbg_ptr, id, length);
         return ret >>> 0;
     }
     /**
@@ -145,7 +230,7 @@ export class Engine {
         return ret >>> 0;
     }
     /**
-     * KV blocks that sequences use.
+     * KV blocks that sequences use, each counted once however many share it.
      * @returns {number}
      */
     used_blocks() {
@@ -418,6 +503,9 @@ function __wbg_get_imports() {
     };
 }
 
+const AttentionProbeFinalization = (typeof FinalizationRegistry === 'undefined')
+    ? { register: () => {}, unregister: () => {} }
+    : new FinalizationRegistry(ptr => wasm.__wbg_attentionprobe_free(ptr >>> 0, 1));
 const EngineFinalization = (typeof FinalizationRegistry === 'undefined')
     ? { register: () => {}, unregister: () => {} }
     : new FinalizationRegistry(ptr => wasm.__wbg_engine_free(ptr >>> 0, 1));
