@@ -65,9 +65,7 @@ impl KvShape {
             (KvType::F32, Kind::Keys) => d * BLOCK_TOKENS + token,
             (KvType::F32, Kind::Values) => strip * BLOCK_TOKENS + token * width + d % STRIP,
             (KvType::Int8, Kind::Keys) => d / 2 * 2 * BLOCK_TOKENS + 2 * token + d % 2,
-            (KvType::Int8, Kind::Values) => {
-                strip * BLOCK_TOKENS + token / 2 * 2 * width + 2 * (d % STRIP) + token % 2
-            }
+            (KvType::Int8, Kind::Values) => strip * BLOCK_TOKENS + token / 2 * 2 * width + 2 * (d % STRIP) + token % 2,
         }
     }
 
@@ -85,7 +83,15 @@ impl KvShape {
                 let factor = 127.0 / amax;
                 // A head of zeros, or of next to nothing; one that is not finite makes what reads it NaN.
                 let factor = if factor.is_finite() && amax.is_finite() { factor } else { 0.0 };
-                let scale = if amax.is_finite() { if factor == 0.0 { 0.0 } else { amax / 127.0 } } else { f32::NAN };
+                let scale = if amax.is_finite() {
+                    if factor == 0.0 {
+                        0.0
+                    } else {
+                        amax / 127.0
+                    }
+                } else {
+                    f32::NAN
+                };
                 for (d, &value) in values.iter().enumerate() {
                     part[self.place(kind, token, d)] = (value * factor).round_ties_even() as i8 as u8;
                 }
