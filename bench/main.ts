@@ -14,6 +14,7 @@ import type { Case, MachineCase } from "./cases/case.ts";
 import { contextCurve } from "./cases/context_curve.ts";
 import { decodeContext } from "./cases/decode_context.ts";
 import { kernels } from "./cases/kernels.ts";
+import { load } from "./cases/load.ts";
 import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
@@ -31,7 +32,7 @@ const CASES: Readonly<Record<string, Case>> = {
   context_curve: contextCurve,
 };
 
-const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels };
+const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels, load };
 
 const { values: flags } = parseArgs({
   options: {

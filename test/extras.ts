@@ -128,6 +128,9 @@ const parity = (name: string, file: string) =>
     const env = { PYTHON: await pythonEnvironment(), HEARTH_GGUF: source() };
     return await run(process.execPath, [`test/parity/${file}`], env);
   });
+const STRESS = "test/stress/simd_stress.ts";
+await extra("stress on Bun", () => run(bin("bun"), [STRESS]));
+await extra("stress on Deno", () => run(bin("deno"), ["run", "-A", "--no-check", STRESS]));
 await parity("tokenizer", "tokenizer_parity.ts");
 await parity("onnxruntime-node", "logits_native.ts");
 await parity("llama.cpp", "logits_llama_cpp.ts");

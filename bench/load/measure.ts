@@ -1,0 +1,111 @@
+/**
+ * From the start of a process to the first token, in a process of its own: `measure.ts [--cold]`; prints one line,
+ * {@linkcode Loaded}. `--cold` has the system forget the files before each reading, where it may.
+ */
+import { closeSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { findDecoderWeights } from "../../src/backend/simd/decoder_weights.ts";
+import { loadKernels } from "../../src/backend/simd/kernels.ts";
+import { packedBytes } from "../../src/backend/simd/load_weights.ts";
+import { createEngine } from "../../src/engine/create_engine.ts";
+import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { decodeModel } from "../../src/model/onnx_proto.ts";
+import { onnxFile } from "../../src/model/onnx_file.ts";
+import { TensorFiles } from "../../src/model/tensor_bytes.ts";
+import { parseEnvironment } from "../../src/runtime/options.ts";
+
+/** Milliseconds and MiB. */
+export interface Loaded {
+  model: string;
+  /** Whether the files came from the disk, not from the system's memory. */
+  cold: boolean;
+  /** From the start of the process to its first line of code. */
+  startMs: number;
+  /** The engine's start, the model's load included. */
+  loadMs: number;
+  /** From the start of the process to the first token, what this program measures taken out. */
+  firstTokenMs: number;
+  /** Reading the model's files into one small buffer, nothing else. */
+  readMs: number;
+  fileMiB: number;
+  /** Weights as the engine keeps them. */
+  keptMiB: number;
+  /** The most that was resident while loading, of the whole process, and before. */
+  peakMiB: number;
+  beforeMiB: number;
+}
+
+const startMs = performance.timeOrigin + performance.now() - startOfProcess();
+const { model: name, backend, threads } = parseEnvironment(process.env);
+const path = await resolveModelPath(name);
+const { config, id } = await readModelFolder(path);
+const beforeMiB = statusMiB("VmRSS");
+const cold = process.argv.includes("--cold") && forgetFiles();
+
+const loadStartedAt = performance.now();
+const engine = await createEngine({ model: name, backend, threads });
+const loadMs = performance.now() - loadStartedAt;
+const peakMiB = statusMiB("VmHWM");
+for await (const event of engine.generate({ prompt: { text: "The sea" }, maxTokens: 1, ignoreEos: true })) {
+  if (event.type === "token") break;
+}
+const firstTokenMs = performance.timeOrigin + performance.now() - startOfProcess();
+await engine[Symbol.asyncDispose]();
+
+const onnx = onnxFile(path);
+if (cold) forgetFiles();
+const read = readFiles(join(onnx, ".."));
+using files = new TensorFiles(onnx);
+const kept = packedBytes((await loadKernels())!, findDecoderWeights(decodeModel(readFileSync(onnx)), files, config));
+const mib = (bytes: number) => bytes / 2 ** 20;
+const loaded: Loaded = {
+  model: id,
+  cold,
+  startMs,
+  loadMs,
+  firstTokenMs,
+  readMs: read.ms,
+  fileMiB: mib(read.bytes),
+  keptMiB: mib(kept),
+  peakMiB,
+  beforeMiB,
+};
+console.log(JSON.stringify(loaded));
+process.exit(0);
+
+/** Milliseconds since 1970, of a process on Linux: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html, field 22. */
+function startOfProcess(): number {
+  const fields = readFileSync("/proc/self/stat", "utf8").replace(/^.*\) /, "").split(" ");
+  const bootedAt = Number(/^btime (\d+)/m.exec(readFileSync("/proc/stat", "utf8"))![1]) * 1000;
+  const uptimeMs = 1000 * Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]);
+  // btime is in whole seconds; what is now less the uptime is finer.
+  const finer = Date.now() - uptimeMs;
+  return (Math.abs(finer - bootedAt) < 2000 ? finer : bootedAt) + 10 * Number(fields[19]);
+}
+
+/** Only root may; false where that did not work. */
+function forgetFiles(): boolean {
+  try {
+    writeFileSync("/proc/sys/vm/drop_caches", "1");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function statusMiB(field: string): number {
+  return Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(readFileSync("/proc/self/status", "utf8"))![1]) / 1024;
+}
+
+/** Reads every file of a folder in steps of 4 MiB, as the loader does. */
+function readFiles(folder: string): { ms: number; bytes: number } {
+  const buffer = new Uint8Array(4 * 2 ** 20);
+  const startedAt = performance.now();
+  let bytes = 0;
+  for (const name of readdirSync(folder).filter((name) => /\.onnx/.test(name))) {
+    const file = openSync(join(folder, name), "r");
+    for (let read; (read = readSync(file, buffer)) > 0;) bytes += read;
+    closeSync(file);
+  }
+  return { ms: performance.now() - startedAt, bytes };
+}
