@@ -1,4 +1,6 @@
+import { setImmediate } from "node:timers/promises";
 import type { Backend, BackendInfo, BackendStats, ForwardRow, RowResult } from "../../src/backend/backend.ts";
+import { BackendUnavailableError } from "../../src/errors.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 
 /** Bytes that {@linkcode FakeBackend} counts for a token. */
@@ -13,18 +15,15 @@ class FakeKvCache implements KvCache {
     return this.ids.length;
   }
   get bytes() {
-    return this.disposed ? 0 : this.owner.kvBytes(this.ids.length);
+    return this.disposed || this.lost ? 0 : this.owner.kvBytes(this.ids.length);
   }
   truncate(length: number) {
     if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot truncate to ${length}`);
     this.ids.length = length;
   }
-  fork(length = this.ids.length): FakeKvCache {
-    if (this.disposed) throw new TypeError("Cannot use a disposed cache");
-    if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot fork ${length}`);
-    const fork = this.owner.createKvCache();
-    fork.ids.push(...this.ids.slice(0, length));
-    return fork;
+  fork(length = this.ids.length) {
+    if (!(length >= 0 && length <= this.ids.length)) throw new RangeError(`Cannot fork at ${length}`);
+    return this.owner.adopt(this.ids.slice(0, length));
   }
   dispose() {
     this.disposed = true;
@@ -51,7 +50,7 @@ export class FakeBackend implements Backend {
     threads: 1,
     variant: "fake",
     rowInvariant: true,
-    kvShares: true,
+    kvShares: false,
     reason: "a test",
     detail: "no weights",
   };
@@ -68,24 +67,41 @@ export class FakeBackend implements Backend {
     this.delayMs = options.delayMs ?? 0;
   }
 
-  createKvCache(): FakeKvCache {
+  createKvCache(): KvCache {
+    return this.adopt([]);
+  }
+
+  /** A cache that holds these tokens. */
+  adopt(ids: readonly number[]): FakeKvCache {
     const cache = new FakeKvCache(this);
+    cache.ids.push(...ids);
     this.caches.add(cache);
     return cache;
   }
 
-  /** The ids, as u32: this model's KV is its tokens. */
   async exportKv(cache: KvCache): Promise<Uint8Array> {
-    const { ids, disposed } = cache as FakeKvCache;
+    const { ids, disposed, lost } = cache as FakeKvCache;
     if (disposed) throw new TypeError("Cannot use a disposed cache");
-    return new Uint8Array(Uint32Array.from(ids).buffer);
+    if (lost) throw new BackendUnavailableError("Cannot use a lost cache");
+    const held = [...ids];
+    await this.#work();
+    const bytes = new Uint8Array(this.kvBytes(held.length));
+    const view = new DataView(bytes.buffer);
+    held.forEach((id, i) => view.setInt32(i * FAKE_BYTES_PER_TOKEN, id, true));
+    return bytes;
   }
 
   async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
-    if (bytes.length !== 4 * tokens) throw new RangeError(`Cannot import ${tokens} tokens from ${bytes.length} bytes`);
-    const cache = this.createKvCache();
-    cache.ids.push(...new Uint32Array(bytes.slice().buffer));
-    return cache;
+    await this.#work();
+    if (bytes.length !== this.kvBytes(tokens)) {
+      throw new RangeError(`Cannot import KV: ${bytes.length} bytes for ${tokens} tokens`);
+    }
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    return this.adopt(Array.from({ length: tokens }, (_, i) => view.getInt32(i * FAKE_BYTES_PER_TOKEN, true)));
+  }
+
+  kvBytes(tokens: number): number {
+    return tokens * FAKE_BYTES_PER_TOKEN;
   }
 
   async stats(): Promise<BackendStats> {
@@ -93,17 +109,14 @@ export class FakeBackend implements Backend {
     return { kvBlocks: this.caches.size, kvBytes: this.kvBytes(tokens) };
   }
 
-  kvBytes(tokens: number): number {
-    return tokens * FAKE_BYTES_PER_TOKEN;
-  }
-
   async forward(rows: readonly ForwardRow[]): Promise<RowResult[]> {
-    await new Promise((resolve) => setTimeout(resolve, this.delayMs));
+    await this.#work();
     const failure = this.failNext;
     this.failNext = undefined;
     return rows.map(({ cache, tokenIds, logits = "last" }) => {
       const ids = cache ? (cache as FakeKvCache).ids : [];
       if (cache && (cache as FakeKvCache).disposed) throw new TypeError("Cannot use a disposed cache");
+      if (cache?.lost) throw new BackendUnavailableError("Cannot use a lost cache");
       this.passes.push({ tokens: tokenIds.length, start: ids.length });
       const before = ids.length;
       ids.push(...Array.from(tokenIds));
@@ -113,6 +126,10 @@ export class FakeBackend implements Backend {
       const rows = Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => this.next(ids.slice(0, from + i)));
       return { logits: this.#oneHots(rows) };
     });
+  }
+
+  #work(): Promise<void> {
+    return this.delayMs > 0 ? new Promise((resolve) => setTimeout(resolve, this.delayMs)) : setImmediate();
   }
 
   /** The token that greedy decoding gives after `ids`. */
