@@ -62,6 +62,72 @@ export class SessionBusyError extends Error {
   }
 }
 
+/** No such session of this tenant: it never was. */
+export class SessionNotFoundError extends Error {
+  override name = "SessionNotFoundError";
+  constructor(readonly sessionId: string) {
+    super(`Cannot find session "${sessionId}": wanted one that was created or has had a turn`);
+  }
+}
+
+/** Why a session that was there is not any more, or cannot be read. */
+export type GoneReason = "deleted" | "expired" | "evicted" | "unreadable";
+
+/** The session was there once and cannot go on. */
+export class SessionGoneError extends Error {
+  override name = "SessionGoneError";
+  /** @param detail what is known beyond the reason */
+  constructor(readonly sessionId: string, readonly reason: GoneReason, detail?: string) {
+    super(`Cannot go on with session "${sessionId}": it is ${reason}${detail ? `, ${detail}` : ""}`);
+  }
+}
+
+/** A session of that name is there already. */
+export class SessionExistsError extends Error {
+  override name = "SessionExistsError";
+  constructor(readonly sessionId: string) {
+    super(`Cannot make session "${sessionId}": there is one; delete it first or choose another id`);
+  }
+}
+
+/** `ifTurn` names another turn than the session's last. */
+export class TurnMismatchError extends Error {
+  override name = "TurnMismatchError";
+  readonly code = "turn_mismatch";
+  /** @param turn turns that the session has; @param wanted what the request expected */
+  constructor(readonly sessionId: string, readonly turn: number, readonly wanted: number) {
+    super(`Cannot start a turn: session "${sessionId}" is at turn ${turn}, wanted ${wanted}; read it again`);
+  }
+}
+
+/** Another turn of the session took the place of this one, as it asked. */
+export class TurnSupersededError extends Error {
+  override name = "TurnSupersededError";
+  constructor(readonly sessionId: string) {
+    super(`Cannot finish the turn: a newer turn of session "${sessionId}" superseded it`);
+  }
+}
+
+/** What is wrong with a capsule. */
+export type CapsuleErrorCode =
+  | "snapshot_corrupt"
+  | "snapshot_version"
+  | "snapshot_model_mismatch"
+  | "snapshot_too_large";
+
+/** A capsule that cannot be imported. Every session is as before. */
+export class CapsuleError extends Error {
+  override name = "CapsuleError";
+  constructor(readonly code: CapsuleErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+
+/** A turn could not be written to disk. It was rolled back. */
+export class StorageError extends Error {
+  override name = "StorageError";
+}
+
 /** Memory that the operation needs is not there. */
 export class OutOfMemoryError extends Error {
   override name = "OutOfMemoryError";

@@ -67,7 +67,7 @@ export const sessionCurve: Case = async ({ engine, quick, progress }) => {
     points.push({ x: turn, y: attention, series: "attention to the history" });
     points.push({ x: turn, y: kvCopy, series: "KV copy" });
   }
-  engine.sessions.delete(session.id);
+  await engine.sessions.delete(session.id);
   const early = mean(ttft.slice(1, 6));
   const late = mean(ttft.slice(-5));
   return {

@@ -45,7 +45,7 @@ export const sessionTurns: Case = async ({ engine, quick, progress }) => {
     );
     last = { on, off };
   }
-  engine.sessions.delete(session.id);
+  await engine.sessions.delete(session.id);
   const { on, off } = last!;
   return {
     name: "session_turns",

@@ -1,5 +1,8 @@
+import type { FinishReason } from "../sampling/finish_reason.ts";
 import type { SamplingParams } from "../sampling/sampling_params.ts";
 import type { ChatMessage } from "../tokenizer/chat_template.ts";
+import type { OnBusy } from "../session/turn_lock.ts";
+import type { CacheReport } from "./cache_report.ts";
 import type { DraftCounts } from "./sequence.ts";
 
 /** Tokens generated when a request does not say, as far as the context allows. */
@@ -10,7 +13,7 @@ export const MAX_STOP_STRINGS = 16;
 
 /** What to continue: exactly one of the three. */
 export type Prompt =
-  /** A conversation, rendered by the model's chat template. Control tokens spelled in it stay text. */
+  /** A conversation, or in append mode its new messages, rendered by the model's chat template. Control tokens spelled in it stay text. */
   | { messages: readonly ChatMessage[] }
   /** Text to continue as it stands. Control tokens spelled in it stay text. */
   | { text: string }
@@ -38,15 +41,29 @@ export interface GenerateRequest {
   skipSpecialTokens?: boolean;
 }
 
-/** Names a session and says how long it lives after this turn. */
+/** Names a session, and says how the turn goes with it. */
 export interface SessionRef {
   id: string;
+  /** Whose session: another tenant's is not there. @default "default" */
+  tenant?: string;
   /** Lifetime after the turn, in milliseconds. @default the engine's */
   ttlMs?: number;
+  /**
+   * `"replay"`: the prompt is the whole conversation; what the session has already is reused, what differs replaces it.
+   * `"append"`: the prompt is what is new, and the session's transcript comes before it.
+   * `"regenerate"`: the last turn is answered again and replaced; the prompt is empty.
+   * @default "replay"
+   */
+  mode?: "replay" | "append" | "regenerate";
+  /** Turns the session has to have, else nothing happens; 0 for a new one. @default any */
+  ifTurn?: number;
+  /** When another turn of the session is running: fail, wait for it, or end it. @default "reject" */
+  onBusy?: OnBusy;
+  /** When the turn is cancelled or fails: leave the session as it was, or keep what was sampled. @default "rollback" */
+  onAbort?: "rollback" | "keep_partial";
 }
 
-/** Why an answer ended: an end token or stop string, or the token limit. */
-export type FinishReason = "stop" | "length";
+export type { FinishReason, OnBusy };
 
 /** Token counts of one answer. */
 export interface Usage {
@@ -59,12 +76,16 @@ export interface Usage {
    * in `completionTokens`, and those that it had not.
    */
   drafts: DraftCounts;
+  /** What the session's cache did, and why not more. */
+  cache: CacheReport;
 }
 
 /** Where the time of one answer went, in milliseconds. */
 export interface Timings {
   /** From the call to the first token. */
   ttftMs: number;
+  /** Bringing parked KV back before the prefill; 0 where there was none. */
+  restoreMs: number;
   /** Forward passes over the prompt, waiting for other requests included. */
   prefillMs: number;
   /** From the first token to the end. */

@@ -2,19 +2,21 @@ import type { Sampler } from "../sampling/sampler.ts";
 import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import type { StopStrings } from "../tokenizer/stop_strings.ts";
 import type { FinishReason, GenerateEvent } from "./generate_request.ts";
+import type { CacheReport } from "./cache_report.ts";
 import { Sequence, type SequenceParts } from "./sequence.ts";
+import type { Turn } from "./turn.ts";
 
 /** What an admitted request runs on. Everything here belongs to this generation alone, but for the backend. */
-export interface GenerationParts extends Omit<SequenceParts, "signal"> {
-  maxTokens: number;
+export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptIds" | "kv"> {
+  turn: Turn;
   /** Tokens the model's context holds. */
   contextLength: number;
   sampler: Sampler;
   detokenizer: Detokenizer;
   stops: StopStrings;
-  /** Called once, with the ids of a complete answer and its text, before the end event. */
-  onComplete(ids: readonly number[], text: string): void;
-  /** Called once when the generation is over, however it ended. */
+  /** Called with the new tokens of a prefill and how long they took, waiting for other requests included. */
+  onPrefill?(tokens: number, ms: number): void;
+  /** Called once when the generation is over, however it ended, and its session is free. */
   onSettled(): void;
 }
 
@@ -31,17 +33,26 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   readonly #startedAt = performance.now();
   readonly #abort = new AbortController();
   readonly #settled = Promise.withResolvers<void>();
-  #state: "new" | "running" | "settled" = "new";
+  #state: "new" | "running" | "ending" | "settled" = "new";
   #generated: number[] = [];
   #text = "";
+  #committing = false;
 
   constructor(parts: GenerationParts, signal?: AbortSignal) {
     this.#parts = parts;
-    this.#sequence = new Sequence({ ...parts, signal: this.#abort.signal });
-    this.promptTokens = parts.promptIds.length;
-    this.cachedTokens = parts.session.cachedIds.length;
-    // The listener goes with the generation, so that a long-lived signal does not collect them.
-    signal?.addEventListener("abort", () => this.cancel(signal.reason), { signal: this.#abort.signal });
+    const { turn } = parts;
+    this.#sequence = new Sequence({
+      ...parts,
+      promptIds: turn.promptIds,
+      kv: turn.kv,
+      signal: this.#abort.signal,
+    });
+    this.promptTokens = turn.promptIds.length;
+    this.cachedTokens = turn.reused;
+    for (const other of [signal, turn.superseded]) {
+      // The listener goes with the generation, so that a long-lived signal does not collect them.
+      other?.addEventListener("abort", () => this.cancel(other.reason), { signal: this.#abort.signal });
+    }
   }
 
   /**
@@ -49,11 +60,11 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
    * The reader gets `reason` thrown. Idempotent; does nothing after the end.
    */
   cancel(reason: unknown = new DOMException("Cannot go on: the generation was cancelled", "AbortError")): void {
-    if (this.#state === "settled" || this.#abort.signal.aborted) return;
+    if (this.#over || this.#abort.signal.aborted) return;
     this.#abort.abort(reason);
-    if (this.#sequence.inPass) this.#parts.session.ending = this.#settled.promise;
+    this.#parts.turn.ending();
     // Nobody may ever read on, so the session cannot wait for the reader.
-    else this.#settle();
+    if (!this.#sequence.inPass && !this.#committing) this.#settle();
   }
 
   /** Resolves when the generation is over, however it ended, and its session is free. */
@@ -73,15 +84,21 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     try {
       yield* this.#run();
     } finally {
-      this.#settle();
+      await this.#settle();
     }
   }
 
+  get #over(): boolean {
+    return this.#state === "ending" || this.#state === "settled";
+  }
+
   async *#run(): AsyncGenerator<GenerateEvent, void, undefined> {
-    const { maxTokens, contextLength, sampler, detokenizer, stops, stopIds } = this.#parts;
+    const { turn, contextLength, sampler, detokenizer, stops, stopIds, onPrefill } = this.#parts;
+    const { maxTokens } = turn;
     const prefillStartedAt = performance.now();
     let logits = await this.#sequence.prefill();
     const prefillMs = performance.now() - prefillStartedAt;
+    onPrefill?.(this.promptTokens - this.cachedTokens, prefillMs);
     const ttftMs = performance.now() - this.#startedAt;
 
     let finishReason: FinishReason | undefined = maxTokens === 0 ? "length" : undefined;
@@ -106,7 +123,10 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     const held = stops.flush();
     this.#text += held;
     this.#sequence.dropDrafts();
-    this.#parts.onComplete(this.#generated, this.#text);
+    const decodeMs = performance.now() - this.#startedAt - ttftMs;
+    const cache = await this.#commit(finishReason);
+    // The session is free before the reader hears of the end: its next turn may come at once.
+    await this.#settle();
     yield {
       type: "end",
       text: tail + held,
@@ -116,9 +136,18 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
         cachedTokens: this.cachedTokens,
         completionTokens: this.#generated.length,
         drafts: { ...this.#sequence.drafts },
+        cache,
       },
-      timings: { ttftMs, prefillMs, decodeMs: performance.now() - this.#startedAt - ttftMs },
+      timings: { ttftMs, restoreMs: turn.restoreMs, prefillMs, decodeMs },
     };
+  }
+
+  /** From here on the answer is complete: a cancel comes too late. */
+  async #commit(finishReason: FinishReason): Promise<CacheReport> {
+    const { turn } = this.#parts;
+    this.#committing = true;
+    await turn.commit({ ids: this.#generated, text: this.#text, finishReason });
+    return turn.report();
   }
 
   /** Runs new text through the stop strings and keeps what is safe to show. */
@@ -128,12 +157,13 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     return { text: safe, stopped: stopped !== undefined };
   }
 
-  #settle(): void {
-    if (this.#state === "settled") return;
-    this.#state = "settled";
-    const { session, onSettled } = this.#parts;
+  async #settle(): Promise<void> {
+    if (this.#over) return await this.#settled.promise;
+    this.#state = "ending";
+    const { turn, onSettled } = this.#parts;
     this.#sequence.dropDrafts();
-    session.ending = undefined;
+    await turn.end({ ids: this.#generated, text: this.#text, finishReason: "aborted" });
+    this.#state = "settled";
     onSettled();
     this.#settled.resolve();
     if (!this.#abort.signal.aborted) this.#abort.abort();

@@ -1,5 +1,5 @@
 import type { Backend, ForwardRow, LogitsWanted } from "../backend/backend.ts";
-import type { Session } from "../session/session.ts";
+import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
 import { PromptLookup } from "./prompt_lookup.ts";
 
@@ -7,8 +7,8 @@ import { PromptLookup } from "./prompt_lookup.ts";
 export interface SequenceParts {
   backend: Backend;
   promptIds: readonly number[];
-  /** Busy for this sequence. Its `kv` holds `cachedIds`, a proper prefix of `promptIds`. */
-  session: Session;
+  /** This sequence's alone. Its cache holds its `ids`, a proper prefix of `promptIds`. */
+  kv: SessionKv;
   useCache: boolean;
   /** Prompt tokens a forward pass takes at most: how soon a cancelled prefill stops. */
   prefillChunk: number;
@@ -28,8 +28,8 @@ export interface DraftCounts {
 }
 
 /**
- * The tokens of one answer on their way through the model: prefill, then one decode step a token. Keeps the session's
- * `cachedIds` what its KV is known to hold; while a draft is unconfirmed the KV holds more.
+ * The tokens of one answer on their way through the model: prefill, then one decode step a token. Keeps `kv.ids`
+ * what its cache is known to hold; while a draft is unconfirmed the cache holds more.
  */
 export class Sequence {
   readonly drafts: DraftCounts = { accepted: 0, rejected: 0 };
@@ -46,7 +46,7 @@ export class Sequence {
     if (parts.draftLength) this.#lookup = new PromptLookup(parts.promptIds);
   }
 
-  /** Whether a forward pass is running: the session's KV is in use. */
+  /** Whether a forward pass is running: the KV is in use. */
   get inPass(): boolean {
     return this.#inPass;
   }
@@ -57,11 +57,11 @@ export class Sequence {
    * @throws the signal's reason when aborted, and what the backend throws
    */
   async prefill(): Promise<Float32Array> {
-    const { promptIds, prefillChunk, session, useCache } = this.#parts;
+    const { promptIds, prefillChunk, kv, useCache } = this.#parts;
     if (!useCache) return await this.#forwardAll();
     let logits: Float32Array | undefined;
-    while (session.cachedIds.length < promptIds.length) {
-      const start = session.cachedIds.length;
+    while (kv.ids.length < promptIds.length) {
+      const start = kv.ids.length;
       const chunk = promptIds.slice(start, start + prefillChunk);
       logits = await this.#append(chunk, start + chunk.length === promptIds.length ? "last" : "none");
       this.#confirm(chunk);
@@ -99,12 +99,12 @@ export class Sequence {
     return after(0);
   }
 
-  /** Takes back what the session's KV holds beyond `cachedIds`: drafts, and what a failed pass left. */
+  /** Takes back what the cache holds beyond `kv.ids`: drafts, and what a failed pass left. */
   dropDrafts(): void {
-    const { kv, cachedIds } = this.#parts.session;
+    const { cache, ids } = this.#parts.kv;
     this.drafts.rejected += this.#ahead.length;
     this.#ahead = [];
-    if (kv && kv.length > cachedIds.length) kv.truncate(cachedIds.length);
+    if (cache && !cache.lost && cache.length > ids.length) cache.truncate(ids.length);
   }
 
   #observe(id: number): void {
@@ -122,13 +122,13 @@ export class Sequence {
 
   /** The pass itself is never torn: what it evaluated is what we count. */
   async #append(tokenIds: readonly number[], logits: LogitsWanted): Promise<Float32Array> {
-    const { backend, session } = this.#parts;
-    session.kv ??= backend.createKvCache();
-    return await this.#pass({ cache: session.kv, tokenIds, logits });
+    const { backend, kv } = this.#parts;
+    kv.cache ??= backend.createKvCache();
+    return await this.#pass({ cache: kv.cache, tokenIds, logits });
   }
 
   #confirm(tokenIds: readonly number[]): void {
-    for (const id of tokenIds) this.#parts.session.cachedIds.push(id);
+    for (const id of tokenIds) this.#parts.kv.ids.push(id);
     this.#parts.signal.throwIfAborted();
   }
 

@@ -1,11 +1,19 @@
 import { HTTPException } from "hono/http-exception";
 import {
   BackendUnavailableError,
+  CapsuleError,
+  type CapsuleErrorCode,
   ContextOverflowError,
   InvalidRequestError,
   ModelNotFoundError,
   OutOfMemoryError,
   SessionBusyError,
+  SessionExistsError,
+  SessionGoneError,
+  SessionNotFoundError,
+  StorageError,
+  TurnMismatchError,
+  TurnSupersededError,
 } from "../errors.ts";
 
 /** The error body of OpenAI's API. Fields beyond the four are ours. */
@@ -18,6 +26,13 @@ export interface ErrorBody {
     [extra: string]: unknown;
   };
 }
+
+const CAPSULE_STATUS: Readonly<Record<CapsuleErrorCode, number>> = {
+  snapshot_corrupt: 400,
+  snapshot_version: 400,
+  snapshot_model_mismatch: 409,
+  snapshot_too_large: 413,
+};
 
 /** Seconds after which a client may come back when the server has no room or is not ready. */
 const RETRY_AFTER_S = 2;
@@ -64,6 +79,31 @@ export function describeError(error: unknown): Described {
       body: body("conflict_error", "session_busy", "session"),
       headers: { "x-should-retry": "false" },
     };
+  }
+  // A client that sends these again gets the same again, so none is retried.
+  const final = { "x-should-retry": "false" };
+  if (error instanceof SessionNotFoundError) {
+    return { status: 404, body: body("invalid_request_error", "session_not_found", "session"), headers: final };
+  }
+  if (error instanceof SessionGoneError) {
+    return { status: 410, body: body("invalid_request_error", `session_${error.reason}`, "session"), headers: final };
+  }
+  if (error instanceof SessionExistsError) {
+    return { status: 409, body: body("conflict_error", "session_exists", "session"), headers: final };
+  }
+  if (error instanceof TurnMismatchError) {
+    const extra = { turn: error.turn };
+    return { status: 412, body: body("conflict_error", error.code, "session.if_turn", extra), headers: final };
+  }
+  if (error instanceof TurnSupersededError) {
+    return { status: 409, body: body("conflict_error", "turn_superseded", "session"), headers: final };
+  }
+  if (error instanceof CapsuleError) {
+    const status = CAPSULE_STATUS[error.code];
+    return { status, body: body("invalid_request_error", error.code), headers: final };
+  }
+  if (error instanceof StorageError) {
+    return { status: 507, body: body("server_error", "storage_failed"), headers: final };
   }
   if (error instanceof OutOfMemoryError) {
     return { status: 503, body: body("server_error", "out_of_memory"), headers: retry };

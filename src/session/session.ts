@@ -1,45 +1,46 @@
-import type { KvCache } from "../kv/kv_cache.ts";
+import { SessionKv } from "./session_kv.ts";
+import { Transcript } from "./transcript.ts";
+import { TurnLock } from "./turn_lock.ts";
 
-/** An answer as it was sampled. Kept because encoding its text again may give other ids. */
-export interface StoredReply {
-  text: string;
-  ids: readonly number[];
+/** Whose session, and which. */
+export interface SessionName {
+  tenant: string;
+  id: string;
 }
 
+/** Tenant of callers that name none. */
+export const DEFAULT_TENANT = "default";
+
 /**
- * One conversation. The KV cache is evictable at any time between turns; what is lost is time, not words.
+ * One conversation: a durable transcript and KV that may go between turns. Change it only while holding `lock`.
  *
- * Invariant between turns: `cachedIds` are exactly the tokens whose KV is held,
- * so `cachedIds.length === (kv?.length ?? 0)`.
+ * Invariant between turns: `kv.ids` is a prefix of `transcript.ids`.
  */
 export class Session {
-  /** Tokens whose keys and values are in `kv`, in order. */
-  cachedIds: number[] = [];
-  /** Owned by the session; `undefined` while it holds no KV. */
-  kv: KvCache | undefined;
-  /** Answers by their place among the conversation's assistant messages, 0 for the first. */
-  readonly replies: Map<number, StoredReply> = new Map();
-  /** Whether a turn is running. */
-  busy = false;
-  /** Set while a cancelled turn finishes its last forward pass: resolves when the session is idle. */
-  ending: Promise<void> | undefined;
-  /** Turns that ended well. */
-  turns = 0;
-  /** Whether the store has let go of it: its memory goes when the running turn ends. */
+  readonly transcript: Transcript = new Transcript();
+  readonly kv: SessionKv = new SessionKv();
+  readonly lock: TurnLock;
+  /** Where its files are, and its key in the store. */
+  readonly key: string;
+  readonly createdAt: number;
+  /** Lifetime after each turn, in milliseconds; the store's own when absent. */
+  ttlMs: number | undefined;
+  /** When it expires, in milliseconds since 1970; `undefined` while a turn runs. */
+  expiresAt: number | undefined;
+  /** Whether the store has let go of it: nothing of it is kept once the running turn ends. */
   closed = false;
+  /** Whether it stays without a turn: it was created, or a turn was committed. */
+  established = false;
 
-  /** @param id the caller's name for it; `undefined` for a single call that keeps nothing */
-  constructor(readonly id: string | undefined) {}
-
-  /** Bytes of backend memory held. */
-  get bytes(): number {
-    return this.kv?.bytes ?? 0;
+  /** @param name `undefined` for a single call that keeps nothing */
+  constructor(readonly name: SessionName | undefined, options: { key?: string; createdAt?: number } = {}) {
+    this.lock = new TurnLock(name?.id ?? "");
+    this.key = options.key ?? "";
+    this.createdAt = options.createdAt ?? Date.now();
   }
 
-  /** Gives the KV memory back and forgets what was in it. The replies stay. */
-  dropKv(): void {
-    this.kv?.dispose();
-    this.kv = undefined;
-    this.cachedIds = [];
+  /** Committed turns. */
+  get turn(): number {
+    return this.transcript.turns.length;
   }
 }

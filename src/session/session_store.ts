@@ -1,145 +1,247 @@
+import { createHmac, randomBytes } from "node:crypto";
 import { LRUCache } from "lru-cache";
-import { OutOfMemoryError, SessionBusyError } from "../errors.ts";
-import { Session } from "./session.ts";
+import { type GoneReason, SessionExistsError, SessionGoneError, SessionNotFoundError } from "../errors.ts";
+import type { KvTiers, KvTiersStats } from "./kv_tiers.ts";
+import { DEFAULT_TENANT, Session, type SessionName } from "./session.ts";
+import type { SessionJournal } from "./session_journal.ts";
+import type { TranscriptDelta } from "./transcript.ts";
+import type { AcquireOptions, Hold } from "./turn_lock.ts";
 
 /** Options of {@linkcode SessionStore}. */
 export interface SessionStoreOptions {
-  /** Backend memory that the KV of all sessions together may hold. */
-  kvBudgetBytes: number;
   /**
    * How long a session lives after its last turn, in milliseconds.
-   * @default 1_800_000 (half an hour)
+   * @default 1_800_000 (half an hour), with a journal 604_800_000 (a week)
    */
   ttlMs?: number;
   /** Sessions remembered; beyond it the least recently used is forgotten. @default 10_000 */
   maxSessions?: number;
+  /** Where transcripts are kept. @default memory only */
+  journal?: SessionJournal;
 }
 
 /** What the store holds right now. */
-export interface SessionStoreStats {
+export interface SessionStoreStats extends KvTiersStats {
   sessions: number;
-  /** Sessions and single calls whose KV is in the backend. */
-  hot: number;
-  kvBytes: number;
-  kvBudgetBytes: number;
-  /** KV caches dropped to make room, since the start. */
-  evictions: number;
+  hotBudgetBytes: number;
+  warmBudgetBytes: number;
+  parkedBudgetBytes: number;
 }
 
+/** A session that is held for a turn or a verb. */
+export interface HeldSession {
+  session: Session;
+  hold: Hold;
+}
+
+/** Reasons remembered for sessions that are gone. */
+const MAX_GONE = 10_000;
+
 /**
- * Sessions by id, with one byte budget over their KV. A session is either idle (in the LRU cache) or has
- * a running turn (in `#running`), never both. Least recently used idle KV goes first when room is needed;
- * an idle session is forgotten after its TTL.
+ * Sessions by tenant and id. One is either idle (in the LRU cache, with a TTL) or has a running turn, never both.
+ * Transcripts change through the store, so that what is in memory and what is on disk agree.
  */
 export class SessionStore implements Disposable {
+  readonly ttlMs: number;
+  readonly #tiers: KvTiers;
+  readonly #journal: SessionJournal | undefined;
+  readonly #secret: Uint8Array;
   readonly #idle: LRUCache<string, Session>;
-  readonly #running = new Set<Session>();
-  /** Bytes promised to running turns. */
-  readonly #reserved = new Map<Session, number>();
-  readonly #kvBudgetBytes: number;
-  readonly #ttlMs: number;
-  #evictions = 0;
+  readonly #running = new Map<string, Session>();
+  readonly #gone = new LRUCache<string, GoneReason>({ max: MAX_GONE });
 
-  constructor(options: SessionStoreOptions) {
-    this.#kvBudgetBytes = options.kvBudgetBytes;
-    this.#ttlMs = options.ttlMs ?? 30 * 60_000;
+  constructor(tiers: KvTiers, options: SessionStoreOptions = {}) {
+    this.#tiers = tiers;
+    this.#journal = options.journal;
+    this.#secret = options.journal?.secret ?? randomBytes(32);
+    this.ttlMs = options.ttlMs ?? (options.journal ? 7 * 24 * 3600_000 : 30 * 60_000);
     this.#idle = new LRUCache({
       max: options.maxSessions ?? 10_000,
-      ttl: this.#ttlMs,
+      ttl: this.ttlMs,
       // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
       ttlAutopurge: true,
-      // A session leaves the idle set to start a turn as well: then its KV stays.
-      dispose: (session) => session.busy || session.dropKv(),
+      dispose: (session, key, reason) => {
+        // A session leaves the idle set to start a turn as well, and to be deleted.
+        if (reason === "expire" || reason === "evict") {
+          this.#gone.set(key, reason === "expire" ? "expired" : "evicted");
+          this.#forget(session).catch(() => {});
+        }
+      },
     });
   }
 
-  /** The session, if it is remembered; does not count as a use. */
-  peek(id: string): Session | undefined {
-    return this.#runningById(id) ?? this.#idle.peek(id);
+  /** Puts a session back that the journal kept. */
+  recover(session: Session): void {
+    session.established = true;
+    this.#setIdle(session);
+  }
+
+  /** Key of a session: says nothing of its name to who has not the secret. */
+  key({ tenant, id }: SessionName): string {
+    return createHmac("sha256", this.#secret).update(JSON.stringify([tenant, id])).digest("hex");
+  }
+
+  /** The session, if it is there; does not count as a use. */
+  peek(name: SessionName): Session | undefined {
+    const key = this.key(name);
+    return this.#running.get(key) ?? this.#idle.peek(key);
   }
 
   /**
-   * Starts a turn: finds or makes the session and marks it busy. Without an id, a session for this call only.
-   * Every `begin` needs its {@linkcode SessionStore.end}.
-   * @throws {SessionBusyError} when a turn of the session is running
+   * The session.
+   * @throws {SessionGoneError} when it was there once
+   * @throws {SessionNotFoundError} when it never was
    */
-  begin(id: string | undefined): Session {
-    if (id !== undefined && this.#runningById(id)) throw new SessionBusyError(id);
-    const session = (id === undefined ? undefined : this.#idle.get(id)) ?? new Session(id);
-    session.busy = true;
-    this.#running.add(session);
-    if (id !== undefined) this.#idle.delete(id);
+  get(name: SessionName): Session {
+    return this.peek(name) ?? this.#missing(name);
+  }
+
+  /** Sessions of one tenant, most recently used first. */
+  list(tenant: string): Session[] {
+    const all = [...this.#running.values(), ...this.#idle.values()];
+    return all.filter((session) => session.name!.tenant === tenant);
+  }
+
+  /** All sessions, of all tenants. */
+  get all(): Session[] {
+    return [...this.#running.values(), ...this.#idle.values()];
+  }
+
+  /**
+   * A new session, or throws where there is one.
+   * @throws {SessionExistsError}
+   * @throws {SessionGoneError} when its file cannot be read: delete it first
+   */
+  make(name: SessionName, ttlMs?: number): Session {
+    const key = this.key(name);
+    if (this.peek(name)) throw new SessionExistsError(name.id);
+    this.#requireReadable(name.id, key);
+    const session = new Session(name, { key });
+    session.ttlMs = ttlMs;
+    this.#setIdle(session);
     return session;
   }
 
   /**
-   * Promises `bytes` of KV to a running turn, evicting idle sessions' KV where needed.
-   * @throws {OutOfMemoryError} when running turns hold what is missing, or the budget is smaller than `bytes`
+   * Holds a session for a turn; one that is not there is made. Needs its {@linkcode SessionStore.end}.
+   * @throws {SessionBusyError} | {TurnSupersededError} as `TurnLock.acquire`
+   * @throws {SessionGoneError} when its file cannot be read: delete it first
    */
-  reserve(session: Session, bytes: number): void {
-    const others = sum(this.#reserved.values()) - (this.#reserved.get(session) ?? 0);
-    const promised = others + Math.max(bytes, session.bytes);
-    if (promised > this.#kvBudgetBytes) {
-      throw new OutOfMemoryError(
-        `Cannot reserve ${mib(bytes)} of KV memory: the budget is ${mib(this.#kvBudgetBytes)}, ` +
-          `and running turns hold ${mib(others)} of it; try again later or ask for fewer tokens`,
-      );
-    }
-    this.#reserved.set(session, promised - others);
-    let idleBytes = sum([...this.#idle.values()].map((idle) => idle.bytes));
-    for (const idle of this.#idle.rvalues()) {
-      if (promised + idleBytes <= this.#kvBudgetBytes) return;
-      if (!idle?.kv) continue;
-      idleBytes -= idle.bytes;
-      idle.dropKv();
-      this.#evictions++;
+  async begin(name: SessionName, options: AcquireOptions = {}): Promise<HeldSession> {
+    for (;;) {
+      const session = this.peek(name) ?? this.make(name);
+      const hold = await session.lock.acquire(options);
+      if (session.closed) {
+        hold.release();
+        continue;
+      }
+      this.#running.set(session.key, session);
+      this.#idle.delete(session.key);
+      session.expiresAt = undefined;
+      this.#tiers.hold(session);
+      return { session, hold };
     }
   }
 
-  /**
-   * Ends a turn, well or not: the session is idle again, and its memory stays only if it has an id.
-   * @param ttlMs lifetime from now on, in milliseconds; the store's own when absent
-   */
-  end(session: Session, ttlMs: number = this.#ttlMs): void {
-    session.busy = false;
-    this.#running.delete(session);
-    this.#reserved.delete(session);
-    if (session.id === undefined || session.closed) session.dropKv();
-    else this.#idle.set(session.id, session, { ttl: ttlMs });
+  /** A session for one call, which keeps nothing. Needs its {@linkcode SessionStore.end}. */
+  async single(): Promise<HeldSession> {
+    const session = new Session(undefined);
+    session.closed = true;
+    this.#tiers.hold(session);
+    return { session, hold: await session.lock.acquire() };
+  }
+
+  /** {@linkcode SessionStore.begin} of a session that has to be there. */
+  async take(name: SessionName, options: AcquireOptions = {}): Promise<HeldSession> {
+    this.get(name);
+    return await this.begin(name, options);
+  }
+
+  /** Ends a turn or a verb, well or not: the session is idle again, or gone if nothing ever came of it. */
+  end({ session, hold }: HeldSession): void {
+    this.#tiers.release(session);
+    if (!session.closed) {
+      this.#running.delete(session.key);
+      // Who waits for it goes on with this session, not with a new one.
+      if (session.established || !session.lock.lonely) this.#setIdle(session);
+      else session.closed = true;
+    }
+    if (session.closed) this.#tiers.drop(session);
+    hold.release();
   }
 
   /**
-   * Forgets a session. Its memory goes now, or when its running turn ends.
-   * @returns whether there was one
+   * Changes the transcript, on disk first. The caller holds the session.
+   * @throws {StorageError} when the disk refuses; nothing has changed
    */
-  delete(id: string): boolean {
-    const running = this.#runningById(id);
-    if (running) running.closed = true;
-    return this.#idle.delete(id) || running !== undefined;
+  async commit(session: Session, delta: TranscriptDelta): Promise<void> {
+    if (session.closed) return;
+    await this.#journal?.append(session, delta);
+    session.transcript.apply(delta);
+    session.established = true;
+    this.#gone.delete(session.key);
+  }
+
+  /**
+   * Forgets a session and removes its files. Its KV goes now, or when its running turn ends.
+   * @returns whether there was one, or a file that could not be read
+   */
+  async delete(name: SessionName): Promise<boolean> {
+    const session = this.peek(name);
+    const key = this.key(name);
+    if (!session) return await this.#journal?.discard(key) ?? false;
+    this.#running.delete(key);
+    this.#idle.delete(key);
+    this.#gone.set(key, "deleted");
+    await this.#forget(session);
+    return true;
   }
 
   stats(): SessionStoreStats {
-    const all = [...this.#idle.values(), ...this.#running];
+    const { hotBytes, warmBytes, parkedBytes } = this.#tiers.budgets;
     return {
-      sessions: all.filter((session) => session.id !== undefined).length,
-      hot: all.filter((session) => session.kv).length,
-      kvBytes: sum(all.map((session) => session.bytes)),
-      kvBudgetBytes: this.#kvBudgetBytes,
-      evictions: this.#evictions,
+      sessions: this.#running.size + this.#idle.size,
+      ...this.#tiers.stats(),
+      hotBudgetBytes: hotBytes,
+      warmBudgetBytes: warmBytes,
+      parkedBudgetBytes: parkedBytes,
     };
   }
 
-  /** Forgets all sessions; running turns keep their memory until they end. */
+  /** Gives all KV back, but for running turns', which goes when they end. Files stay. */
   [Symbol.dispose](): void {
-    for (const session of this.#running) session.closed = true;
+    for (const session of this.all) {
+      session.closed = true;
+      if (!this.#running.has(session.key)) this.#tiers.abandon(session);
+    }
+    this.#running.clear();
     this.#idle.clear();
   }
 
-  #runningById(id: string): Session | undefined {
-    for (const session of this.#running) if (session.id === id && !session.closed) return session;
-    return undefined;
+  async #forget(session: Session): Promise<void> {
+    session.closed = true;
+    if (session.lock.free) this.#tiers.drop(session);
+    await this.#journal?.remove(session);
+  }
+
+  #setIdle(session: Session): void {
+    const ttl = session.ttlMs ?? this.ttlMs;
+    session.expiresAt ??= Date.now() + ttl;
+    this.#idle.set(session.key, session, { ttl: Math.max(1, session.expiresAt - Date.now()) });
+  }
+
+  #missing(name: SessionName): never {
+    const key = this.key(name);
+    this.#requireReadable(name.id, key);
+    const reason = this.#gone.get(key);
+    throw reason ? new SessionGoneError(name.id, reason) : new SessionNotFoundError(name.id);
+  }
+
+  #requireReadable(id: string, key: string): void {
+    const why = this.#journal?.unreadable(key);
+    if (why !== undefined) throw new SessionGoneError(id, "unreadable", why);
   }
 }
 
-const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0);
-const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
+/** Fills in the tenant. */
+export const sessionName = (id: string, tenant: string = DEFAULT_TENANT): SessionName => ({ tenant, id });

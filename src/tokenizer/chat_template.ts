@@ -19,6 +19,8 @@ export interface ChatTemplateOptions {
    * was sampled with, which are not always those its text would be cut into.
    */
   replyIds?: ReadonlyMap<number, readonly number[]>;
+  /** Called with where the ids of each of `replyIds` stand in the prompt, `[from, to)`. */
+  onReply?: (message: number, from: number, to: number) => void;
 }
 
 const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
@@ -90,13 +92,16 @@ export class ChatTemplate {
       content: options.replyIds?.has(index) ? `${OPEN}r${index}${CLOSE}` : this.#escape(content),
     }));
     const rendered = this.renderText(escaped, options);
-    return this.#tokenizer.splitSpecialTokens(rendered).flatMap((part) =>
-      typeof part === "number" ? [part] : this.#encodeText(part, options.replyIds)
-    );
+    const ids: number[] = [];
+    for (const part of this.#tokenizer.splitSpecialTokens(rendered)) {
+      if (typeof part === "number") ids.push(part);
+      else this.#encodeText(part, ids, options);
+    }
+    return ids;
   }
 
-  #encodeText(part: string, replyIds: ChatTemplateOptions["replyIds"]): number[] {
-    const ids: number[] = [];
+  /** Appends the ids of a text without control tokens to `ids`. */
+  #encodeText(part: string, ids: number[], { replyIds, onReply }: ChatTemplateOptions): void {
     let text = "";
     const endText = () => {
       for (const id of this.#tokenizer.encode(text)) ids.push(id);
@@ -104,14 +109,16 @@ export class ChatTemplate {
     };
     // split() with a group: plain text at even places, escaped names at odd ones.
     part.split(ESCAPED).forEach((piece, i) => {
-      const reply = i % 2 && piece[0] === "r" ? replyIds?.get(Number(piece.slice(1))) : undefined;
+      const message = i % 2 && piece[0] === "r" ? Number(piece.slice(1)) : undefined;
+      const reply = message === undefined ? undefined : replyIds?.get(message);
       if (reply) {
         endText();
+        const from = ids.length;
         for (const id of reply) ids.push(id);
+        onReply?.(message!, from, ids.length);
       } else text += i % 2 ? this.#unescape(piece) : piece;
     });
     endText();
-    return ids;
   }
 
   #escape(text: string): string {

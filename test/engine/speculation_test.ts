@@ -92,7 +92,7 @@ describe("prompt lookup", () => {
       prompt: { ids: [9, 9, 9, 9] },
       maxTokens: 30,
       ignoreEos: true,
-      session: { id: "s" },
+      session: { id: "s", onAbort: "keep_partial" },
     });
     let tokens = 0;
     for await (const _ of generation) {
@@ -102,6 +102,6 @@ describe("prompt lookup", () => {
     }
     await generation.settled;
     assert.equal([...backend.caches][0]!.length, 6);
-    assert.equal(engine.sessions.peek("s")!.cachedIds.length, 6);
+    assert.equal(engine.sessions.inspect("s").cachedTokens, 6);
   });
 });

@@ -38,7 +38,7 @@ describe("the bundled model", () => {
     };
     const cached = await answer(request);
     assert.deepEqual((await answer({ ...request, useCache: false })).ids, cached.ids);
-    assert.equal(engine.sessions.stats().kvBytes, 0, "nothing stays behind without a session");
+    assert.equal(engine.sessions.stats().hotBytes, 0, "nothing stays behind without a session");
   });
 
   test("answers eight clients at once as it answers each alone", async () => {

@@ -1,143 +1,235 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { OutOfMemoryError, SessionBusyError } from "../../src/errors.ts";
-import type { Session } from "../../src/session/session.ts";
-import { SessionStore } from "../../src/session/session_store.ts";
+import { OutOfMemoryError, SessionBusyError, SessionGoneError, SessionNotFoundError } from "../../src/errors.ts";
+import { KvTiers, type KvTiersOptions } from "../../src/session/kv_tiers.ts";
+import { type HeldSession, SessionStore, type SessionStoreOptions } from "../../src/session/session_store.ts";
 import { FAKE_BYTES_PER_TOKEN, FakeBackend } from "../fakes/fake_backend.ts";
 
-const backend = new FakeBackend({ vocabSize: 16 });
 const kib = (tokens: number) => tokens * FAKE_BYTES_PER_TOKEN;
+const named = (id: string) => ({ tenant: "t", id });
+const NOTHING = { keep: { ids: 0, messages: 0, turns: 0 }, ids: [], messages: [], turns: [] };
 
-/** Evaluates tokens up to `length` in the session's cache, as a turn would. */
-async function fill(session: Session, length: number) {
-  session.kv ??= backend.createKvCache();
-  const tokenIds = Array.from({ length: length - session.kv.length }, (_, i) => i % 16);
-  if (tokenIds.length > 0) await backend.forward([{ cache: session.kv, tokenIds }]);
-  session.cachedIds.push(...tokenIds);
-}
+function setUp({ hot, ...options }: { hot: number } & Partial<KvTiersOptions> & SessionStoreOptions) {
+  const backend = new FakeBackend({ vocabSize: 16 });
+  const tiers = new KvTiers(backend, { hotBytes: kib(hot), parking: { pays: () => true }, ...options });
+  const store = new SessionStore(tiers, options);
+  const kvOf = (id: string) => store.peek(named(id))!.kv;
 
-/** One turn that leaves `tokens` in the session. */
-async function turn(store: SessionStore, id: string, tokens: number) {
-  const session = store.begin(id);
-  store.reserve(session, kib(tokens));
-  await fill(session, Math.max(tokens, session.cachedIds.length));
-  store.end(session);
-  return session;
+  /** Evaluates tokens up to `length` in the session's cache, as a turn would. */
+  async function fill({ session: { kv } }: HeldSession, length: number) {
+    kv.cache ??= backend.createKvCache();
+    const tokenIds = Array.from({ length: length - kv.ids.length }, (_, i) => i % 16);
+    if (tokenIds.length > 0) await backend.forward([{ cache: kv.cache, tokenIds }]);
+    kv.ids.push(...tokenIds);
+  }
+
+  /** One turn that leaves `tokens` in the session. */
+  async function turn(id: string, tokens: number) {
+    const held = await store.begin(named(id));
+    await tiers.reserve(held.session, kib(tokens));
+    await fill(held, Math.max(tokens, held.session.kv.ids.length));
+    await store.commit(held.session, NOTHING);
+    store.end(held);
+    return held.session;
+  }
+  return { backend, tiers, store, kvOf, fill, turn };
 }
 
 describe("SessionStore", () => {
-  test("begin() refuses a second turn until the first ends", () => {
-    using store = new SessionStore({ kvBudgetBytes: 1000 });
-    const session = store.begin("a");
-    assert.throws(() => store.begin("a"), SessionBusyError);
-    store.end(session);
-    assert.equal(store.begin("a"), session);
+  test("begin() refuses a second turn until the first ends", async () => {
+    const { store } = setUp({ hot: 100 });
+    const held = await store.begin(named("a"));
+    await assert.rejects(store.begin(named("a")), SessionBusyError);
+    await store.commit(held.session, NOTHING);
+    store.end(held);
+    assert.equal((await store.begin(named("a"))).session, held.session);
   });
 
-  test("reserve() evicts the least recently used idle KV and keeps the session", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10) });
-    const a = await turn(store, "a", 4);
-    const b = await turn(store, "b", 4);
-    await turn(store, "a", 5);
-    await turn(store, "c", 4);
-    assert.equal(b.kv, undefined);
-    assert.deepEqual(b.cachedIds, []);
-    assert.equal(a.cachedIds.length, 5);
-    assert.equal(store.peek("b"), b);
-    assert.equal(store.stats().evictions, 1);
-  });
-
-  test("reserve() fails when running turns hold the budget, and takes nothing", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10) });
-    await turn(store, "idle", 2);
-    const running = store.begin("running");
-    store.reserve(running, kib(8));
-    const refused = store.begin("late");
-    assert.throws(() => store.reserve(refused, kib(3)), OutOfMemoryError);
-    store.end(refused);
-    assert.equal(store.peek("idle")?.cachedIds.length, 2);
-    const fits = store.begin("fits");
-    store.reserve(fits, kib(2));
-    assert.equal(store.peek("idle")?.cachedIds.length, 0);
-  });
-
-  test("end() frees what has no id", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10) });
-    const session = store.begin(undefined);
-    await fill(session, 3);
-    store.end(session);
-    assert.equal(session.kv, undefined);
-    assert.equal(store.stats().kvBytes, 0);
-  });
-
-  test("delete() during a turn frees the memory when the turn ends", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10) });
-    const session = store.begin("a");
-    await fill(session, 3);
-    assert.equal(store.delete("a"), true);
-    assert.equal(session.cachedIds.length, 3);
-    const next = store.begin("a");
-    assert.notEqual(next, session);
-    store.end(session);
-    assert.equal(session.kv, undefined);
-    store.end(next);
-    assert.equal(store.peek("a"), next);
-  });
-
-  test("a session is forgotten after its TTL, without anybody asking", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10), ttlMs: 20 });
-    const session = await turn(store, "a", 3);
-    await new Promise((resolve) => setTimeout(resolve, 80));
-    assert.equal(session.kv, undefined);
+  test("a session of which nothing came is not there", async () => {
+    const { store } = setUp({ hot: 100 });
+    store.end(await store.begin(named("a")));
+    assert.throws(() => store.get(named("a")), SessionNotFoundError);
     assert.equal(store.stats().sessions, 0);
   });
 
+  test("tenants do not see each other's sessions", async () => {
+    const { store, turn } = setUp({ hot: 100 });
+    await turn("a", 3);
+    assert.equal(store.peek({ tenant: "other", id: "a" }), undefined);
+    assert.deepEqual([store.list("t").length, store.list("other").length], [1, 0]);
+  });
+
+  test("end() frees what has no name", async () => {
+    const { store, tiers, fill } = setUp({ hot: 10 });
+    const held = await store.single();
+    await fill(held, 3);
+    store.end(held);
+    assert.equal(held.session.kv.cache, undefined);
+    assert.equal(tiers.stats().hotBytes, 0);
+  });
+
+  test("delete() during a turn frees the memory when the turn ends", async () => {
+    const { store, fill, backend } = setUp({ hot: 10 });
+    const held = await store.begin(named("a"));
+    await fill(held, 3);
+    assert.equal(await store.delete(named("a")), true);
+    assert.equal(held.session.kv.ids.length, 3);
+    assert.throws(() => store.get(named("a")), SessionGoneError);
+    const next = await store.begin(named("a"));
+    assert.notEqual(next.session, held.session);
+    store.end(held);
+    assert.equal(backend.caches.size, 0);
+    await store.commit(next.session, NOTHING);
+    store.end(next);
+    assert.equal(store.peek(named("a")), next.session);
+  });
+
+  test("a session is gone after its TTL, without anybody asking", async () => {
+    const { store, turn } = setUp({ hot: 10, ttlMs: 20 });
+    const session = await turn("a", 3);
+    await new Promise((resolve) => setTimeout(resolve, 80));
+    assert.equal(session.kv.cache, undefined);
+    assert.equal(store.stats().sessions, 0);
+    assert.throws(() => store.get(named("a")), /it is expired/);
+  });
+
   test("a running turn outlives its session's TTL", async () => {
-    using store = new SessionStore({ kvBudgetBytes: kib(10), ttlMs: 20 });
-    await turn(store, "a", 3);
-    const session = store.begin("a");
+    const { store, turn } = setUp({ hot: 10, ttlMs: 20 });
+    await turn("a", 3);
+    const held = await store.begin(named("a"));
     await new Promise((resolve) => setTimeout(resolve, 60));
-    assert.equal(session.cachedIds.length, 3);
-    store.end(session);
-    assert.equal(store.peek("a"), session);
+    assert.equal(held.session.kv.ids.length, 3);
+    store.end(held);
+    assert.equal(store.peek(named("a")), held.session);
+  });
+
+  test("dispose gives all memory back, running turns' when they end", async () => {
+    const { store, turn, fill, backend } = setUp({ hot: 10 });
+    await turn("a", 3);
+    const held = await store.begin(named("b"));
+    await fill(held, 3);
+    store[Symbol.dispose]();
+    assert.equal(backend.caches.size, 1);
+    store.end(held);
+    assert.equal(backend.caches.size, 0);
+  });
+});
+
+describe("KvTiers", () => {
+  test("reserve() evicts the least recently used idle KV and keeps the session", async () => {
+    const { tiers, turn, kvOf } = setUp({ hot: 10 });
+    for (const [id, tokens] of [["a", 4], ["b", 4], ["a", 5], ["c", 4]] as const) await turn(id, tokens);
+    assert.deepEqual([kvOf("a").state, kvOf("b").state, kvOf("c").state], ["hot", "cold", "hot"]);
+    assert.equal(kvOf("b").ids.length, 0);
+    assert.equal(tiers.stats().evictions, 1);
+  });
+
+  test("reserve() fails when running turns hold the budget, and takes nothing", async () => {
+    const { store, tiers, turn, kvOf } = setUp({ hot: 10 });
+    await turn("idle", 2);
+    const running = await store.begin(named("running"));
+    await tiers.reserve(running.session, kib(8));
+    const refused = await store.begin(named("late"));
+    await assert.rejects(tiers.reserve(refused.session, kib(3)), OutOfMemoryError);
+    store.end(refused);
+    assert.equal(kvOf("idle").ids.length, 2);
+    const fits = await store.begin(named("fits"));
+    await tiers.reserve(fits.session, kib(2));
+    assert.equal(kvOf("idle").ids.length, 0);
+  });
+
+  test("KV that has to go is kept in host memory as far as its budget goes, and comes back", async () => {
+    const { store, tiers, turn, kvOf, backend } = setUp({ hot: 5, warmBytes: kib(8) });
+    await turn("a", 4);
+    await turn("b", 4);
+    await turn("c", 4);
+    assert.deepEqual([kvOf("a").state, kvOf("b").state, kvOf("c").state], ["warm", "warm", "hot"]);
+    assert.deepEqual([tiers.stats().hotBytes, tiers.stats().warmBytes], [kib(4), kib(8)]);
+    await turn("d", 4);
+    assert.deepEqual([kvOf("a").state, kvOf("b").state, kvOf("c").state], ["cold", "warm", "warm"]);
+
+    const held = await store.begin(named("b"));
+    await tiers.reserve(held.session, kib(5));
+    assert.equal(await tiers.restore(held.session), true);
+    assert.equal(held.session.kv.cache!.length, 4);
+    store.end(held);
+    // While b came back, its bytes in host memory left no room for both others.
+    assert.deepEqual([kvOf("b").state, kvOf("c").state, kvOf("d").state], ["hot", "cold", "warm"]);
+    assert.equal(backend.caches.size, 1);
+  });
+
+  test("a bit that flips in parked KV costs a restore, not a wrong answer", async () => {
+    const { store, tiers, turn, kvOf } = setUp({ hot: 5, warmBytes: kib(8) });
+    await turn("a", 4);
+    await turn("b", 4);
+    kvOf("a").parked!.data![7]! ^= 1;
+    const held = await store.begin(named("a"));
+    await tiers.reserve(held.session, kib(4));
+    assert.equal(await tiers.restore(held.session), false);
+    assert.equal(held.session.kv.state, "cold");
+    assert.equal(tiers.stats().failedRestores, 1);
+  });
+
+  test("KV that is faster to evaluate than to restore is dropped", async () => {
+    const { turn, kvOf } = setUp({ hot: 5, warmBytes: kib(8), parking: { pays: () => false } });
+    await turn("a", 4);
+    await turn("b", 4);
+    assert.equal(kvOf("a").state, "cold");
+  });
+
+  test("a session that is deleted while it is parked leaves nothing", async () => {
+    const { store, tiers, turn, backend } = setUp({ hot: 5, warmBytes: kib(8) });
+    backend.delayMs = 5;
+    await turn("a", 4);
+    const held = await store.begin(named("b"));
+    const room = tiers.reserve(held.session, kib(4));
+    await store.delete(named("a"));
+    await room;
+    assert.equal(backend.caches.size, 0);
+    assert.equal(tiers.stats().warmBytes, 0);
   });
 
   test("bytes stay within the budget and nothing leaks, whatever happens", async () => {
     const command = fc.record({
-      kind: fc.constantFrom("begin", "end", "delete"),
+      kind: fc.constantFrom("begin", "end", "delete", "restore"),
       id: fc.constantFrom("a", "b", "c", "d", undefined),
       tokens: fc.integer({ min: 1, max: 8 }),
     });
     await fc.assert(
-      fc.asyncProperty(fc.array(command, { maxLength: 40 }), async (commands) => {
-        const before = backend.caches.size;
-        const store = new SessionStore({ kvBudgetBytes: kib(12) });
-        const open: Session[] = [];
+      fc.asyncProperty(fc.array(command, { maxLength: 40 }), fc.nat(20), async (commands, warm) => {
+        const { store, tiers, fill, backend } = setUp({ hot: 12, warmBytes: kib(warm) });
+        const open: HeldSession[] = [];
         for (const { kind, id, tokens } of commands) {
-          if (kind === "begin") {
+          if (kind === "begin" || kind === "restore") {
             try {
-              const session = store.begin(id);
+              const held = id === undefined ? await store.single() : await store.begin(named(id));
               try {
-                store.reserve(session, kib(tokens));
-                await fill(session, Math.max(tokens, session.cachedIds.length));
-                open.push(session);
+                await tiers.reserve(held.session, kib(8));
+                if (kind === "restore") await tiers.restore(held.session);
+                else tiers.drop(held.session);
+                await fill(held, Math.max(tokens, held.session.kv.ids.length));
+                await store.commit(held.session, NOTHING);
+                open.push(held);
               } catch (error) {
-                assert.ok(error instanceof OutOfMemoryError);
-                store.end(session);
+                assert.ok(error instanceof OutOfMemoryError, error as Error);
+                store.end(held);
               }
             } catch (error) {
-              assert.ok(error instanceof SessionBusyError);
+              assert.ok(error instanceof SessionBusyError, error as Error);
             }
           } else if (kind === "end") {
-            const session = open.shift();
-            if (session) store.end(session);
-          } else if (id) store.delete(id);
-          assert.ok(store.stats().kvBytes <= kib(12), `${store.stats().kvBytes} bytes held`);
+            const held = open.shift();
+            if (held) store.end(held);
+          } else if (id) await store.delete(named(id));
+          const { hotBytes, warmBytes } = tiers.stats();
+          assert.ok(hotBytes <= kib(12) && warmBytes <= kib(warm), `${hotBytes} and ${warmBytes} bytes held`);
+          assert.equal(hotBytes, [...backend.caches].reduce((bytes, cache) => bytes + cache.bytes, 0));
         }
         store[Symbol.dispose]();
-        for (const session of open) store.end(session);
-        assert.equal(backend.caches.size, before);
+        for (const held of open) store.end(held);
+        assert.equal(backend.caches.size, 0);
+        assert.equal(tiers.stats().warmBytes, 0);
       }),
       { numRuns: 300 },
     );

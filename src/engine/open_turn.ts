@@ -1,0 +1,114 @@
+import type { Backend } from "../backend/backend.ts";
+import { SessionNotFoundError, TurnMismatchError } from "../errors.ts";
+import type { KvTiers } from "../session/kv_tiers.ts";
+import type { Session } from "../session/session.ts";
+import { type HeldSession, sessionName, type SessionStore } from "../session/session_store.ts";
+import { storedSampling } from "../session/transcript.ts";
+import type { SamplingParams } from "../sampling/sampling_params.ts";
+import type { DetokenizerOptions } from "../tokenizer/detokenizer.ts";
+import { explainCache } from "./cache_report.ts";
+import { exactReply } from "./exact_reply.ts";
+import type { GenerateRequest, SessionRef } from "./generate_request.ts";
+import { preparePrompt, type PromptEncoder } from "./prompt_ids.ts";
+import { reusable, Turn } from "./turn.ts";
+
+/** What turns run on. */
+export interface TurnHost {
+  store: SessionStore;
+  tiers: KvTiers;
+  backend: Backend;
+  encoder: PromptEncoder;
+}
+
+/** What of a request is settled already. */
+export interface TurnOptions {
+  params: SamplingParams;
+  detokenizer: DetokenizerOptions;
+  signal?: AbortSignal;
+}
+
+/** The session that a request's turn is on; `undefined` for a call that keeps nothing. */
+export function turnSession({ session, useCache = true, cache = "on" }: GenerateRequest): SessionRef | undefined {
+  return useCache && cache === "on" ? session : undefined;
+}
+
+/**
+ * Begins a turn: holds its session, checks what can be checked, reserves memory and brings the KV to the longest prefix
+ * that it shares with the prompt. The session is as before, and free, where this throws.
+ * @throws {SessionBusyError} when a turn of the session is running, and it does not wait
+ * @throws {TurnSupersededError} when a newer turn superseded it
+ * @throws {TurnMismatchError} when the session is not at `ifTurn`
+ * @throws {SessionNotFoundError} | {SessionGoneError} when there is nothing to append to
+ * @throws {InvalidRequestError} | {ContextOverflowError} as `preparePrompt`
+ * @throws {OutOfMemoryError} when the KV budget is held by running turns
+ */
+export async function openTurn(host: TurnHost, request: GenerateRequest, options: TurnOptions): Promise<Turn> {
+  const { store } = host;
+  const ref = turnSession(request);
+  const held = await hold(store, ref, options.signal);
+  try {
+    return await open(host, held, request, options);
+  } catch (error) {
+    store.end(held);
+    throw error;
+  }
+}
+
+async function hold(store: SessionStore, ref: SessionRef | undefined, signal?: AbortSignal): Promise<HeldSession> {
+  if (!ref) return await store.single();
+  const name = sessionName(ref.id, ref.tenant);
+  // A new conversation that was meant to go on an old one would be silently without its words.
+  const goesOn = ref.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
+  const options = { onBusy: ref.onBusy, signal };
+  return goesOn ? await store.take(name, options) : await store.begin(name, options);
+}
+
+async function open(host: TurnHost, held: HeldSession, request: GenerateRequest, options: TurnOptions): Promise<Turn> {
+  const { store, tiers, backend, encoder } = host;
+  const { session, hold } = held;
+  const ref = turnSession(request);
+  const throwIfAborted = () => {
+    options.signal?.throwIfAborted();
+    hold.signal.throwIfAborted();
+  };
+  throwIfAborted();
+  checkTurn(session, ref);
+  const prompt = preparePrompt(request, session.transcript, encoder);
+  const { kv } = session;
+  const stateBefore = kv.state;
+  const shared = reusable(kv, prompt.ids);
+  const restores = tiers.restorePays(session, shared);
+  if (request.useCache ?? true) {
+    const parkedBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
+    await tiers.reserve(session, Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), parkedBytes));
+    throwIfAborted();
+  }
+  const restoreStartedAt = performance.now();
+  if (restores) await tiers.restore(session);
+  else if (kv.parked) tiers.drop(session);
+  const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
+  throwIfAborted();
+  kv.truncate(reusable(kv, prompt.ids));
+  if (ref?.ttlMs !== undefined) session.ttlMs = ref.ttlMs;
+  return new Turn({
+    store,
+    held,
+    prompt,
+    sampling: storedSampling(options.params),
+    reused: kv.ids.length,
+    restoreMs,
+    forecast: explainCache(session, prompt, stateBefore, kv.ids.length),
+    keepPartial: ref?.onAbort === "keep_partial",
+    exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, options.detokenizer),
+  });
+}
+
+function checkTurn(session: Session, ref: SessionRef | undefined): void {
+  if (!ref) return;
+  if (ref.ifTurn !== undefined && ref.ifTurn !== session.turn) {
+    throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
+  }
+  // It may have been deleted while this turn waited for it.
+  const goesOn = ref.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
+  if (goesOn && !session.established) throw new SessionNotFoundError(ref.id);
+}

@@ -1,0 +1,66 @@
+import { SessionBusyError, TurnMismatchError } from "../errors.ts";
+import { Session } from "../session/session.ts";
+import { sessionName } from "../session/session_store.ts";
+import { type CacheForecast, explainCache } from "./cache_report.ts";
+import type { GenerateRequest } from "./generate_request.ts";
+import { type TurnHost, turnSession } from "./open_turn.ts";
+import { preparePrompt } from "./prompt_ids.ts";
+import { reusable } from "./turn.ts";
+
+/** What a request would do, were it made now. */
+export interface TurnPlan {
+  /** Turns that the session has. */
+  turn: number;
+  promptTokens: number;
+  /** Prompt tokens whose KV is there, or would be brought back. */
+  reusedTokens: number;
+  /** Prompt tokens to evaluate. */
+  newTokens: number;
+  /** Tokens the answer may have. */
+  maxTokens: number;
+  /** Bytes of backend memory to reserve. */
+  bytes: number;
+  /** Whether running turns leave so much. */
+  fits: boolean;
+  cache: CacheForecast;
+  /** Milliseconds to the first token, alone on the machine; `undefined` as long as nothing like it was measured. */
+  predictedTtftMs: number | undefined;
+}
+
+/**
+ * What a request would reuse and cost.
+ * @throws what `openTurn` throws before it reserves
+ */
+export function planTurn(host: TurnHost, request: GenerateRequest): TurnPlan {
+  const { store, tiers, backend, encoder } = host;
+  const ref = turnSession(request);
+  const name = ref && sessionName(ref.id, ref.tenant);
+  const goesOn = ref?.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
+  const session = (name && (goesOn ? store.get(name) : store.peek(name))) ?? new Session(name);
+  if (ref && session.lock.busy && (ref.onBusy ?? "reject") === "reject") throw new SessionBusyError(ref.id);
+  if (ref?.ifTurn !== undefined && ref.ifTurn !== session.turn) {
+    throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
+  }
+
+  const prompt = preparePrompt(request, session.transcript, encoder);
+  const { kv } = session;
+  const stateBefore = kv.state;
+  const shared = stateBefore === "cold" ? 0 : reusable(kv, prompt.ids);
+  const restores = tiers.restorePays(session, shared);
+  const reusedTokens = kv.parked && !restores ? 0 : shared;
+  const newTokens = prompt.ids.length - reusedTokens;
+  const bytes = backend.kvBytes(prompt.ids.length + prompt.maxTokens);
+  const prefillMs = tiers.rates.prefillMs(newTokens);
+  const restoreMs = restores ? tiers.rates.restoreMs(kv.parked!.byteLength) : 0;
+  return {
+    turn: session.turn,
+    promptTokens: prompt.ids.length,
+    reusedTokens,
+    newTokens,
+    maxTokens: prompt.maxTokens,
+    bytes,
+    fits: bytes <= tiers.availableBytes,
+    cache: explainCache(session, prompt, stateBefore, reusedTokens),
+    predictedTtftMs: prefillMs === undefined || restoreMs === undefined ? undefined : prefillMs + restoreMs,
+  };
+}

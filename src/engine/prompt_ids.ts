@@ -1,0 +1,115 @@
+import { ContextOverflowError, InvalidRequestError } from "../errors.ts";
+import { sameWords, type StoredMessage, type Transcript } from "../session/transcript.ts";
+import type { ChatMessage, ChatTemplate } from "../tokenizer/chat_template.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { DEFAULT_MAX_TOKENS, type GenerateRequest } from "./generate_request.ts";
+
+/** What turns text into ids. */
+export interface PromptEncoder {
+  readonly tokenizer: Tokenizer;
+  /** @throws {ModelFileError} when the model has none */
+  readonly chatTemplate: () => ChatTemplate;
+  readonly vocabSize: number;
+  readonly contextLength: number;
+}
+
+/** A prompt as it will be evaluated. */
+export interface PreparedPrompt {
+  ids: readonly number[];
+  /** The whole conversation, with the places of answers that keep their ids; empty where it is not messages. */
+  messages: readonly StoredMessage[];
+  /** Tokens the answer may have. */
+  maxTokens: number;
+}
+
+/**
+ * The ids of a request's prompt, with what its mode takes from the transcript. An answer of the session keeps the ids it
+ * was sampled with, which are not always those its text would be cut into.
+ * @throws {InvalidRequestError} when the prompt is empty, of the wrong kind for the session, or has foreign ids
+ * @throws {ContextOverflowError} when prompt and `maxTokens` do not fit the context
+ */
+export function preparePrompt(
+  request: GenerateRequest,
+  transcript: Transcript,
+  encoder: PromptEncoder,
+): PreparedPrompt {
+  const { ids, messages } = encode(request, transcript, encoder);
+  if (ids.length === 0) throw new InvalidRequestError("Cannot continue an empty prompt: send some text", "prompt");
+  const { vocabSize, contextLength } = encoder;
+  const foreign = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
+  if (foreign !== undefined) {
+    throw new InvalidRequestError(
+      `Cannot use token id ${foreign}: the vocabulary has 0 to ${vocabSize - 1}`,
+      "prompt",
+    );
+  }
+  const { maxTokens } = request;
+  if (ids.length + Math.max(maxTokens ?? 1, 0) > contextLength) {
+    throw new ContextOverflowError({ promptTokens: ids.length, maxTokens, contextLength });
+  }
+  return { ids, messages, maxTokens: maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, contextLength - ids.length) };
+}
+
+type Encoded = Pick<PreparedPrompt, "ids" | "messages">;
+
+function encode({ prompt, session }: GenerateRequest, transcript: Transcript, encoder: PromptEncoder): Encoded {
+  const mode = session?.mode ?? "replay";
+  if (mode === "regenerate") return withoutLastAnswer(prompt, transcript);
+  if (mode === "append") requireSameKind(prompt, transcript);
+  if ("messages" in prompt) {
+    const before = mode === "append" ? transcript.messages : [];
+    return encodeMessages([...before, ...prompt.messages], transcript, encoder);
+  }
+  const before = mode === "append" ? transcript.ids : [];
+  const ids = "ids" in prompt ? prompt.ids : encoder.tokenizer.encode(prompt.text, { addBos: before.length === 0 });
+  return { ids: [...before, ...ids], messages: [] };
+}
+
+function encodeMessages(messages: readonly ChatMessage[], transcript: Transcript, encoder: PromptEncoder): Encoded {
+  const stored: StoredMessage[] = messages.map(({ role, content }) => ({ role, content }));
+  const ids = encoder.chatTemplate().encode(messages, {
+    replyIds: sampledIds(messages, transcript),
+    onReply: (index, from, to) => stored[index]!.span = [from, to],
+  });
+  return { ids, messages: stored };
+}
+
+/** Ids of the answers that come back word for word, by message index: the n-th answer is compared with the n-th. */
+function sampledIds(messages: readonly ChatMessage[], { messages: before, ids }: Transcript) {
+  const answers = before.filter(isAnswer);
+  const known = new Map<number, readonly number[]>();
+  let ordinal = 0;
+  messages.forEach((message, index) => {
+    if (!isAnswer(message)) return;
+    const stored = answers[ordinal++];
+    if (stored?.span && sameWords(stored, message)) known.set(index, ids.slice(...stored.span));
+  });
+  return known;
+}
+
+const isAnswer = (message: ChatMessage) => message.role === "assistant";
+
+function withoutLastAnswer(prompt: GenerateRequest["prompt"], transcript: Transcript): Encoded {
+  if (sizeOf(prompt) > 0) {
+    throw new InvalidRequestError("Cannot regenerate with a prompt: wanted none, the last turn's is taken", "prompt");
+  }
+  const last = transcript.turns.at(-1);
+  if (!last) throw new InvalidRequestError("Cannot regenerate: the session has no turn", "session.mode");
+  return {
+    ids: transcript.ids.slice(0, last.replyStart),
+    messages: transcript.messages.slice(0, Math.max(0, last.messagesEnd - 1)),
+  };
+}
+
+function requireSameKind(prompt: GenerateRequest["prompt"], { kind }: Transcript): void {
+  if (sizeOf(prompt) === 0) throw new InvalidRequestError("Cannot append nothing: send what is new", "prompt");
+  const sent = "messages" in prompt ? "messages" : "ids";
+  if (kind === undefined || kind === sent) return;
+  const what = kind === "messages" ? "messages" : "text or ids";
+  throw new InvalidRequestError(`Cannot append ${sent} to this session: it is made of ${what}`, "prompt");
+}
+
+function sizeOf(prompt: GenerateRequest["prompt"]): number {
+  if ("messages" in prompt) return prompt.messages.length;
+  return "ids" in prompt ? prompt.ids.length : prompt.text.length;
+}

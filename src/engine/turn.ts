@@ -1,0 +1,132 @@
+import { reusablePrefix } from "../session/common_prefix.ts";
+import type { Session } from "../session/session.ts";
+import type { SessionKv } from "../session/session_kv.ts";
+import type { HeldSession, SessionStore } from "../session/session_store.ts";
+import { commonLength, type StoredSampling, type TurnRecord } from "../session/transcript.ts";
+import type { CacheForecast, CacheReport } from "./cache_report.ts";
+import type { ExactReply } from "./exact_reply.ts";
+import type { PreparedPrompt } from "./prompt_ids.ts";
+
+/** What a turn came to. */
+export interface Answer {
+  /** As they were sampled. */
+  ids: readonly number[];
+  /** What the reader was shown. */
+  text: string;
+  finishReason: TurnRecord["finishReason"];
+}
+
+/** What a {@linkcode Turn} works on. */
+export interface TurnParts {
+  store: SessionStore;
+  held: HeldSession;
+  prompt: PreparedPrompt;
+  sampling: StoredSampling;
+  /** Prompt tokens whose KV is there. */
+  reused: number;
+  restoreMs: number;
+  forecast: CacheForecast;
+  keepPartial: boolean;
+  /** Ids that say what was shown. */
+  exactReply(answer: Answer): ExactReply;
+}
+
+/**
+ * A transaction on a session, from its hold to its release. Until `commit` resolves nothing has changed but which KV is
+ * held; after `end` the session is either as before or has one turn more, and its KV is a prefix of its transcript.
+ */
+export class Turn {
+  readonly #parts: TurnParts;
+  #state: "open" | "committed" | "ended" = "open";
+
+  constructor(parts: TurnParts) {
+    this.#parts = parts;
+  }
+
+  get promptIds(): readonly number[] {
+    return this.#parts.prompt.ids;
+  }
+
+  get maxTokens(): number {
+    return this.#parts.prompt.maxTokens;
+  }
+
+  /** Prompt tokens whose KV was there. */
+  get reused(): number {
+    return this.#parts.reused;
+  }
+
+  get restoreMs(): number {
+    return this.#parts.restoreMs;
+  }
+
+  get kv(): SessionKv {
+    return this.#session.kv;
+  }
+
+  /** Aborted when a newer turn supersedes this one. */
+  get superseded(): AbortSignal {
+    return this.#parts.held.hold.signal;
+  }
+
+  /** Says that it was cancelled and ends as soon as it can: the next turn waits for it. */
+  ending(): void {
+    this.#parts.held.hold.ending = true;
+  }
+
+  /**
+   * Makes the answer part of the session, on disk where there is one.
+   * @throws {StorageError} when the disk refuses; the turn can only be rolled back then
+   */
+  async commit(answer: Answer): Promise<void> {
+    const { store, prompt, sampling } = this.#parts;
+    if (this.#session.name !== undefined && !this.#session.closed) {
+      const reply = this.#parts.exactReply(answer);
+      const replyIds = reply.exact || prompt.messages.length > 0 ? reply.ids : answer.ids;
+      const { length } = prompt.ids;
+      const said = { role: "assistant", content: answer.text };
+      const messages = prompt.messages.length === 0 ? [] : [
+        ...prompt.messages,
+        reply.exact ? { ...said, span: [length, length + replyIds.length] as [number, number] } : said,
+      ];
+      const { finishReason } = answer;
+      const outcome = { promptIds: prompt.ids, replyIds, messages, finishReason, sampling, at: Date.now() };
+      await store.commit(this.#session, this.#session.transcript.turnDelta(outcome));
+    }
+    this.#state = "committed";
+  }
+
+  /** What the cache did. Call before `end`. */
+  report(): CacheReport {
+    const { reused, forecast } = this.#parts;
+    this.#cutKv();
+    const { kv, turn } = this.#session;
+    return { reused, written: kv.ids.length - reused, ...forecast, bytes: kv.hotBytes, turn };
+  }
+
+  /**
+   * Gives the session back. What was not committed is rolled back, or kept as far as it came, if so asked.
+   * Idempotent.
+   */
+  async end(partial: Answer): Promise<void> {
+    if (this.#state === "ended") return;
+    const keep = this.#state === "open" && this.#parts.keepPartial && partial.ids.length > 0;
+    this.#state = "ended";
+    // A disk that refuses leaves the session as before, which is what an aborted turn may do.
+    if (keep) await this.commit(partial).catch(() => {}).finally(() => this.#state = "ended");
+    this.#cutKv();
+    this.#parts.store.end(this.#parts.held);
+  }
+
+  get #session(): Session {
+    return this.#parts.held.session;
+  }
+
+  #cutKv(): void {
+    const { kv, transcript, name } = this.#session;
+    if (name !== undefined) kv.truncate(commonLength(kv.ids, transcript.ids, (a, b) => a === b));
+  }
+}
+
+/** Tokens of a prompt whose KV the session has; one is left to evaluate in any case. */
+export const reusable = (kv: SessionKv, ids: readonly number[]): number => reusablePrefix(kv.ids, ids);

@@ -1,0 +1,19 @@
+import type { Session } from "./session.ts";
+import type { TranscriptDelta } from "./transcript.ts";
+
+/** Keeps transcripts beyond the process. */
+export interface SessionJournal {
+  /** Under which sessions are named: the same for as long as what it keeps. */
+  readonly secret: Uint8Array;
+  /**
+   * Keeps a change: when it resolves, the change survives the process and the machine.
+   * @throws {StorageError} when it could not; what was kept before is
+   */
+  append(session: Session, delta: TranscriptDelta): Promise<void>;
+  /** Forgets a session for good. */
+  remove(session: Session): Promise<void>;
+  /** Why what is kept under a key cannot be read; `undefined` when it can, or there is nothing. */
+  unreadable(key: string): string | undefined;
+  /** Forgets what cannot be read. @returns whether there was something */
+  discard(key: string): Promise<boolean>;
+}

@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { Engine } from "../../src/engine/engine.ts";
+import type { SessionRef } from "../../src/engine/generate_request.ts";
+import { BackendUnavailableError, OutOfMemoryError } from "../../src/errors.ts";
+import type { FakeBackend } from "../fakes/fake_backend.ts";
+
+export const VOCAB = 50;
+/** Longest transcript, so that programs do not slow down. */
+const LONGEST = 80;
+
+const ids = fc.array(fc.nat(VOCAB - 1), { minLength: 1, maxLength: 12 });
+const session = fc.constantFrom("a", "b", "c");
+
+/** One step of a random program on one session. */
+export type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+export const step = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant("append" as const), ids }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("replay" as const), ids }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant("edit" as const), at: fc.nat(LONGEST), id: fc.nat(VOCAB - 1) }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("shorten" as const), to: fc.nat(LONGEST) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("regenerate" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("rewindToTurn" as const), to: fc.nat(10) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("rewindToToken" as const), to: fc.nat(LONGEST) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("fork" as const), from: session, at: fc.nat(10) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("park" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("evict" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("delete" as const) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("fail" as const), ids }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("crash" as const) }) },
+);
+
+/** A step with how its turn goes. */
+export type Command = typeof command extends fc.Arbitrary<infer T> ? T : never;
+export const command = fc.record({
+  session,
+  step,
+  maxTokens: fc.nat(8),
+  /** Cancel after so many events; never when absent. */
+  cancelAfter: fc.option(fc.nat(6), { nil: undefined }),
+  onAbort: fc.constantFrom("rollback" as const, "keep_partial" as const),
+  /** Whether the turn runs beside the next one. */
+  overlap: fc.boolean(),
+});
+
+/** What a session should be: ids, and where each turn's answer begins and ends. */
+interface Model {
+  ids: number[];
+  turns: { replyStart: number; end: number }[];
+}
+
+/** Tokens of a greedy run from nothing, without engine, session or cache. */
+export function oracle(backend: FakeBackend, prompt: readonly number[], count: number): number[] {
+  const ids = [...prompt];
+  for (let n = 0; n < count; n++) ids.push(backend.next(ids));
+  return ids.slice(prompt.length);
+}
+
+/** Runs commands on an engine and beside it on a model of what sessions are. */
+export class ProgramRun {
+  turns = 0;
+  readonly #models = new Map<string, Model>();
+  readonly #overlapping = new Map<string, Promise<void>>();
+
+  constructor(readonly engine: Engine, readonly backend: FakeBackend) {}
+
+  /** Runs one command; a turn that overlaps goes on beside those of other sessions. */
+  async run({ session, step, overlap, ...turn }: Command): Promise<void> {
+    await this.#overlapping.get(session);
+    if (step.kind === "fork") await this.#overlapping.get(step.from);
+    const running = this.#play(session, step, turn);
+    if (overlap && step.kind !== "fork") this.#overlapping.set(session, running);
+    else await running;
+  }
+
+  /** Waits for all turns, and compares every session with its model. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#overlapping.values());
+    for (const [id, model] of this.#models) {
+      const { ids, turns } = this.engine.sessions.inspect(id);
+      assert.deepEqual({ ids, turns: turns.map(({ replyStart, end }) => ({ replyStart, end })) }, model);
+    }
+    assert.deepEqual(this.engine.sessions.list().map(({ id }) => id).sort(), [...this.#models.keys()].sort());
+  }
+
+  async #play(id: string, step: Step, turn: Omit<Command, "session" | "step" | "overlap">): Promise<void> {
+    const { sessions } = this.engine;
+    const model = this.#models.get(id);
+    const known = model ?? { ids: [], turns: [] };
+    switch (step.kind) {
+      case "append": {
+        // A new session has to be asked for.
+        const start = { ids: step.ids, mode: "append" as const, ifTurn: known.turns.length };
+        if (known.ids.length + step.ids.length > LONGEST) return;
+        return await this.#turn(id, [...known.ids, ...step.ids], start, turn);
+      }
+      case "replay":
+        return await this.#turn(id, step.ids, { ids: step.ids }, turn);
+      case "fail":
+        this.backend.failNext = new Error("pass failed");
+        return await this.#turn(id, step.ids, { ids: step.ids }, turn);
+      case "crash":
+        for (const cache of this.backend.caches) cache.lost = true;
+        return;
+      case "edit": {
+        if (known.ids.length === 0) return;
+        const ids = known.ids.with(step.at % known.ids.length, step.id);
+        return await this.#turn(id, ids, { ids }, turn);
+      }
+      case "shorten": {
+        const ids = known.ids.slice(0, Math.max(1, step.to));
+        if (ids.length > 0) await this.#turn(id, ids, { ids }, turn);
+        return;
+      }
+      case "regenerate": {
+        const last = known.turns.at(-1);
+        if (!last) return;
+        return await this.#turn(id, known.ids.slice(0, last.replyStart), { ids: [], mode: "regenerate" }, turn);
+      }
+      case "rewindToTurn": {
+        if (!model) return;
+        const toTurn = step.to % (model.turns.length + 1);
+        await sessions.rewind(id, { toTurn });
+        this.#models.set(id, cut(model, model.turns[toTurn - 1]?.end ?? 0));
+        return;
+      }
+      case "rewindToToken": {
+        if (!model) return;
+        const toToken = step.to % (model.ids.length + 1);
+        await sessions.rewind(id, { toToken });
+        this.#models.set(id, cut(model, toToken));
+        return;
+      }
+      case "fork": {
+        const parent = this.#models.get(step.from);
+        if (!parent || step.from === id) return;
+        await sessions.delete(id);
+        const atTurn = step.at % (parent.turns.length + 1);
+        await sessions.fork(step.from, { atTurn, newId: id });
+        this.#models.set(id, cut(parent, parent.turns[atTurn - 1]?.end ?? 0));
+        return;
+      }
+      case "park":
+      case "evict":
+        if (model) await sessions[step.kind](id);
+        return;
+      case "delete":
+        assert.equal(await sessions.delete(id), model !== undefined);
+        this.#models.delete(id);
+    }
+  }
+
+  /** One turn, whose prompt has to come to these ids. */
+  async #turn(
+    id: string,
+    prompt: number[],
+    { ids, ...ref }: { ids: number[] } & Partial<SessionRef>,
+    { maxTokens, cancelAfter, onAbort }: Omit<Command, "session" | "step" | "overlap">,
+  ): Promise<void> {
+    const got: number[] = [];
+    let complete = false;
+    try {
+      const request = { prompt: { ids }, maxTokens, ignoreEos: true, session: { id, onAbort, ...ref } };
+      const plan = this.engine.sessions.plan(request);
+      assert.equal(plan.promptTokens, prompt.length);
+      const generation = await this.engine.start(request);
+      this.turns++;
+      assert.equal(generation.promptTokens, prompt.length);
+      let events = 0;
+      if (cancelAfter === 0) generation.cancel();
+      for await (const event of generation) {
+        if (event.type === "token") got.push(event.id);
+        else complete = true;
+        if (++events === cancelAfter) generation.cancel();
+      }
+    } catch (error) {
+      if (error instanceof OutOfMemoryError || error instanceof BackendUnavailableError) {
+        // As before.
+      } else if ((error as Error).name !== "AbortError" && (error as Error).message !== "pass failed") throw error;
+    }
+    const expected = oracle(this.backend, prompt, maxTokens);
+    assert.deepEqual(got, complete ? expected : expected.slice(0, got.length));
+    const kept = complete || (onAbort === "keep_partial" && got.length > 0);
+    if (kept) this.#models.set(id, next(this.#models.get(id), prompt, got));
+  }
+}
+
+function next(before: Model | undefined, prompt: number[], reply: number[]): Model {
+  const ids = [...prompt, ...reply];
+  const kept = (before?.turns ?? []).filter(({ end }) =>
+    end < prompt.length && before!.ids.slice(0, end).every((id, i) => id === ids[i])
+  );
+  return { ids, turns: [...kept, { replyStart: prompt.length, end: ids.length }] };
+}
+
+function cut({ ids, turns }: Model, length: number): Model {
+  const whole = turns.filter(({ end }) => end <= length);
+  const end = whole.at(-1)?.end ?? 0;
+  const part = turns[whole.length];
+  const rest = part && end < length ? [{ replyStart: Math.min(part.replyStart, length), end: length }] : [];
+  return { ids: ids.slice(0, length), turns: [...whole, ...rest] };
+}
