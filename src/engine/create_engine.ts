@@ -1,7 +1,8 @@
 import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
 import type { KvType } from "../backend/simd/wasm_engine.ts";
-import { readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { modelIdentity, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { type RecoveredSessions, SessionFiles } from "../session/session_files.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 
 /** Options of {@linkcode createEngine}. */
@@ -16,6 +17,10 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   kv?: KvType;
   /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
   memoryBudgetBytes?: number;
+  /** Folder to keep sessions in, across restarts. One process at a time. @default none: they are in memory only */
+  dataDir?: string;
+  /** Called with what was found in `dataDir`. */
+  onRecover?: (recovered: RecoveredSessions) => void;
   /** Called with what is being done and how far it is, 0 to 1. */
   onProgress?: (step: string, fraction: number) => void;
   /** Called when the thread that runs the model died, before it is replaced: sessions go on, their KV is lost. */
@@ -24,6 +29,7 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
 
 /**
  * Loads a model and starts a backend for it. The caller disposes the engine.
+ * @throws {StorageError} when `dataDir` cannot be used
  * @throws {ModelFileError} when the model folder is missing, incomplete or of another kind
  * @throws {OutOfMemoryError} when the weights do not fit, before they are loaded
  * @throws {BackendUnavailableError} when no backend, or not the one asked for, can run here
@@ -40,11 +46,16 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
     onCrash: options.onCrash,
   });
   try {
+    const { dataDir } = options;
+    const storage = options.storage ??
+      (dataDir ? await SessionFiles.open(dataDir, modelIdentity(model), backend.info.variant) : undefined);
+    if (storage) options.onRecover?.(storage.recovered);
     return new Engine(model, backend, {
+      ...options,
+      storage,
       kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(freeBytes),
-      sessionTtlMs: options.sessionTtlMs,
-      prefillChunk: options.prefillChunk,
-      promptLookup: options.promptLookup,
+      warmBudgetBytes: options.warmBudgetBytes ?? Math.min(2 ** 30, freeBytes * 0.1),
+      parkedBudgetBytes: options.parkedBudgetBytes ?? 4 * 2 ** 30,
     });
   } catch (error) {
     await backend[Symbol.asyncDispose]();

@@ -5,6 +5,7 @@ import { Sampler } from "../sampling/sampler.ts";
 import { resolveSamplingParams } from "../sampling/sampling_params.ts";
 import type { ParkingPolicy } from "../session/kv_rates.ts";
 import { KvTiers } from "../session/kv_tiers.ts";
+import type { SessionFiles } from "../session/session_files.ts";
 import { SessionStore } from "../session/session_store.ts";
 import { ChatTemplate } from "../tokenizer/chat_template.ts";
 import { Detokenizer } from "../tokenizer/detokenizer.ts";
@@ -22,9 +23,13 @@ export interface EngineOptions {
   kvBudgetBytes: number;
   /** Host memory for KV that had to leave the backend, in bytes. @default 0: it is dropped */
   warmBudgetBytes?: number;
+  /** Where sessions are kept. @default in memory only */
+  storage?: SessionFiles;
+  /** Disk for parked KV, in bytes, if there is `storage`. @default 0 */
+  parkedBudgetBytes?: number;
   /** Whether KV is worth parking. @default what is measured to pay */
   parking?: ParkingPolicy;
-  /** How long an idle session is remembered, in milliseconds. @default 1_800_000 */
+  /** How long an idle session is remembered, in milliseconds. @default half an hour, with `storage` a week */
   sessionTtlMs?: number;
   /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default 128 */
   prefillChunk?: number;
@@ -60,9 +65,14 @@ export class Engine implements AsyncDisposable {
     const tiers = new KvTiers(backend, {
       hotBytes: options.kvBudgetBytes,
       warmBytes: options.warmBudgetBytes,
+      parkedBytes: options.parkedBudgetBytes,
+      files: options.storage,
       parking: options.parking,
     });
-    const store = new SessionStore(tiers, { ttlMs: options.sessionTtlMs });
+    const store = new SessionStore(tiers, { ttlMs: options.sessionTtlMs, journal: options.storage });
+    for (const { session, lastAt, parked } of options.storage?.recovered.sessions ?? []) {
+      store.recover(session, lastAt, parked);
+    }
     const { vocabSize, contextLength } = model.config;
     const encoder = { tokenizer: this.tokenizer, chatTemplate: () => this.chatTemplate, vocabSize, contextLength };
     this.#host = { store, tiers, backend, encoder };
@@ -105,8 +115,7 @@ export class Engine implements AsyncDisposable {
       throw new InvalidRequestError(`Cannot ${session.mode} without the cache: the session is not used then`, "cache");
     }
     const params = resolveSamplingParams(request.sampling ?? {});
-    const detokenizerOptions = { skipSpecialTokens, continuesText: !("messages" in request.prompt) };
-    const turn = await openTurn(this.#host, request, { params, detokenizer: detokenizerOptions, ...options });
+    const turn = await openTurn(this.#host, request, { params, skipSpecialTokens, ...options });
     const generation = new Generation({
       backend: this.backend,
       turn,
@@ -114,7 +123,7 @@ export class Engine implements AsyncDisposable {
       contextLength: this.model.config.contextLength,
       stopIds: ignoreEos ? new Set() : this.#stopIds,
       sampler: new Sampler(params, turn.promptIds),
-      detokenizer: new Detokenizer(this.tokenizer, detokenizerOptions),
+      detokenizer: new Detokenizer(this.tokenizer, turn.detokenizer),
       stops: new StopStrings(stop),
       prefillChunk: this.#prefillChunk,
       draftLength: useCache ? createDraftLength(this.#promptLookup, this.#rowCost) : undefined,
@@ -157,6 +166,7 @@ export class Engine implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#host.tiers.persist();
     this.#host.store[Symbol.dispose]();
     await this.backend[Symbol.asyncDispose]();
   }

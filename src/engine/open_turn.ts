@@ -5,7 +5,6 @@ import type { Session } from "../session/session.ts";
 import { type HeldSession, sessionName, type SessionStore } from "../session/session_store.ts";
 import { storedSampling } from "../session/transcript.ts";
 import type { SamplingParams } from "../sampling/sampling_params.ts";
-import type { DetokenizerOptions } from "../tokenizer/detokenizer.ts";
 import { explainCache } from "./cache_report.ts";
 import { exactReply } from "./exact_reply.ts";
 import type { GenerateRequest, SessionRef } from "./generate_request.ts";
@@ -23,7 +22,7 @@ export interface TurnHost {
 /** What of a request is settled already. */
 export interface TurnOptions {
   params: SamplingParams;
-  detokenizer: DetokenizerOptions;
+  skipSpecialTokens: boolean;
   signal?: AbortSignal;
 }
 
@@ -90,6 +89,7 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
   throwIfAborted();
   kv.truncate(reusable(kv, prompt.ids));
   if (ref?.ttlMs !== undefined) session.ttlMs = ref.ttlMs;
+  const detokenizer = { skipSpecialTokens: options.skipSpecialTokens, continuesText: prompt.messages.length === 0 };
   return new Turn({
     store,
     held,
@@ -99,7 +99,8 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
     restoreMs,
     forecast: explainCache(session, prompt, stateBefore, kv.ids.length),
     keepPartial: ref?.onAbort === "keep_partial",
-    exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, options.detokenizer),
+    detokenizer,
+    exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, detokenizer),
   });
 }
 

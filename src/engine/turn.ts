@@ -3,6 +3,7 @@ import type { Session } from "../session/session.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { HeldSession, SessionStore } from "../session/session_store.ts";
 import { commonLength, type StoredSampling, type TurnRecord } from "../session/transcript.ts";
+import type { DetokenizerOptions } from "../tokenizer/detokenizer.ts";
 import type { CacheForecast, CacheReport } from "./cache_report.ts";
 import type { ExactReply } from "./exact_reply.ts";
 import type { PreparedPrompt } from "./prompt_ids.ts";
@@ -27,6 +28,8 @@ export interface TurnParts {
   restoreMs: number;
   forecast: CacheForecast;
   keepPartial: boolean;
+  /** How its answer becomes text. */
+  detokenizer: DetokenizerOptions;
   /** Ids that say what was shown. */
   exactReply(answer: Answer): ExactReply;
 }
@@ -54,6 +57,10 @@ export class Turn {
   /** Prompt tokens whose KV was there. */
   get reused(): number {
     return this.#parts.reused;
+  }
+
+  get detokenizer(): DetokenizerOptions {
+    return this.#parts.detokenizer;
   }
 
   get restoreMs(): number {

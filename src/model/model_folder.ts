@@ -1,6 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { ModelFileError } from "../errors.ts";
+import { hashModel, sha256 } from "./model_hash.ts";
 import { type ModelConfig, parseModelConfig } from "./model_config.ts";
 
 /** A model folder in the Hugging Face layout, its small files read. The weights stay on disk. */
@@ -15,7 +16,21 @@ export interface ModelFolder {
   /** Parsed `tokenizer.json` and `tokenizer_config.json`. */
   tokenizerJson: unknown;
   tokenizerConfig: unknown;
+  hashes: ModelHashes;
 }
+
+/** What makes stored ids and KV belong to a model. SHA-256, in hex. */
+export interface ModelHashes {
+  /** Of `config.json`, and of each file of weights its name, size, first and last 64 KiB. */
+  model: string;
+  /** Of `tokenizer.json`. */
+  tokenizer: string;
+  /** Of `tokenizer_config.json`, which has the chat template. */
+  template: string;
+}
+
+/** Names a model, and what makes stored ids belong to it. */
+export const modelIdentity = ({ id, hashes }: ModelFolder): ModelHashes & { id: string } => ({ id, ...hashes });
 
 /** The model that comes with the repository. */
 export const BUNDLED_MODEL = "smollm2-135m-instruct";
@@ -51,26 +66,35 @@ export async function readModelFolder(path: string): Promise<ModelFolder> {
   return {
     path,
     id: basename(path),
-    config: parseModelConfig(config),
-    generationConfig: generationConfig as Record<string, unknown>,
-    tokenizerJson,
-    tokenizerConfig,
+    config: parseModelConfig(config.json),
+    generationConfig: generationConfig.json as Record<string, unknown>,
+    tokenizerJson: tokenizerJson.json,
+    tokenizerConfig: tokenizerConfig.json,
+    hashes: {
+      model: await hashModel(path, config.text),
+      tokenizer: sha256(tokenizerJson.text),
+      template: sha256(tokenizerConfig.text),
+    },
   };
 }
 
-async function readJson(folder: string, name: string, whenMissing?: unknown): Promise<unknown> {
+async function readJson(
+  folder: string,
+  name: string,
+  whenMissing?: unknown,
+): Promise<{ json: unknown; text: string }> {
   let text: string;
   try {
     text = await readFile(join(folder, name), "utf8");
   } catch (cause) {
     const missing = (cause as { code?: string }).code === "ENOENT";
-    if (missing && whenMissing !== undefined) return whenMissing;
+    if (missing && whenMissing !== undefined) return { json: whenMissing, text: "" };
     throw new ModelFileError(`Cannot read ${name} of model folder ${folder}: ${missing ? "no such file" : cause}`, {
       cause,
     });
   }
   try {
-    return JSON.parse(text);
+    return { json: JSON.parse(text), text };
   } catch (cause) {
     throw new ModelFileError(`Cannot read ${join(folder, name)}: ${(cause as Error).message}`, { cause });
   }

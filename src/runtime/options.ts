@@ -16,6 +16,8 @@ export interface ServerOptions {
   /** @default "auto" */
   promptLookup: PromptLookupMode;
   apiKey: string | undefined;
+  /** Folder to keep sessions in. @default none: they are in memory only */
+  dataDir: string | undefined;
 }
 
 const text = z.string().trim().transform((value) => value || undefined).optional();
@@ -30,10 +32,11 @@ const environment = z.object({
   KV: z.enum(["f32", "int8"]).default("f32"),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
+  DATA_DIR: text,
 });
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY`. An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY DATA_DIR`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -44,7 +47,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     const name = String(path[0]);
     throw new RangeError(`Cannot use ${name}="${present[name]}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY } = parsed.data;
+  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY, DATA_DIR } = parsed.data;
   if (!API_KEY && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
@@ -60,6 +63,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     kv: KV,
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
+    dataDir: DATA_DIR,
   };
 }
 

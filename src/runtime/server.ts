@@ -1,7 +1,8 @@
 import { createEngine } from "../engine/create_engine.ts";
 import type { Engine } from "../engine/engine.ts";
-import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../errors.ts";
+import { BackendUnavailableError, ModelFileError, OutOfMemoryError, StorageError } from "../errors.ts";
 import { createApp } from "../http/app.ts";
+import type { RecoveredSessions } from "../session/session_files.ts";
 import { parseEnvironment, type ServerOptions } from "./options.ts";
 
 /** A listening socket of one of the runtimes. */
@@ -22,7 +23,7 @@ export type Listen = (options: {
 const DRAIN_GRACE_MS = 10_000;
 
 /** Errors that say all there is to say in one sentence. */
-const EXPECTED = [RangeError, ModelFileError, OutOfMemoryError, BackendUnavailableError];
+const EXPECTED = [RangeError, ModelFileError, OutOfMemoryError, BackendUnavailableError, StorageError];
 
 /**
  * The whole process: environment -> socket -> engine -> signals. Ends the process with status 1 and one
@@ -50,6 +51,7 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
     ...options,
     onProgress: progressLine(),
     onCrash: ({ message }) => console.error(message),
+    onRecover: reportRecovered,
   });
   stopOnSignals(listener, ready);
   const loaded = await ready;
@@ -66,6 +68,12 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
 Try it:
   ${curlLine(url, options.apiKey)}
 `);
+}
+
+/** Says what of `DATA_DIR` cannot be served: nothing of it goes silently. */
+function reportRecovered({ cut, unreadable }: RecoveredSessions): void {
+  if (cut > 0) console.error(`${cut} sessions had a turn that was being written when the process died: it is cut off`);
+  for (const { key, reason } of unreadable) console.error(`Cannot read session ${key}.log, it stays: ${reason}`);
 }
 
 function bind(listen: Listen, { host, port }: ServerOptions, fetch: Parameters<Listen>[0]["fetch"]): Listener {

@@ -9,11 +9,11 @@ import type { Hold } from "./turn_lock.ts";
 /** Files for parked KV. */
 export interface KvFiles {
   /** Writes them, replacing what was there. @throws {StorageError} */
-  write(session: Session, parked: ParkedKv, data: Uint8Array): Promise<void>;
+  writeParked(session: Session, parked: ParkedKv, data: Uint8Array): Promise<void>;
   /** @throws {StorageError} when there is none, or it is not the KV it should be */
-  read(session: Session, parked: ParkedKv): Promise<Uint8Array>;
-  /** Removes them. Idempotent. */
-  remove(session: Session): Promise<void>;
+  readParked(session: Session, parked: ParkedKv): Promise<Uint8Array>;
+  /** Removes it. Idempotent. */
+  removeParked(session: Session): Promise<void>;
 }
 
 /** Options of {@linkcode KvTiers}. */
@@ -126,7 +126,7 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      const data = parked.data ?? await this.#files!.read(session, parked);
+      const data = parked.data ?? await this.#files!.readParked(session, parked);
       if (sha256(data) !== parked.sha256) throw new RangeError("Cannot restore KV: its bytes have changed");
       kv.cache = await this.#backend.importKv(data, parked.tokens);
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
@@ -146,14 +146,14 @@ export class KvTiers {
    * Moves a session's KV out of the backend: to host memory, to disk, or away, whichever the budgets allow and pays.
    * The caller holds the session's lock.
    */
-  async park(session: Session): Promise<void> {
+  async park(session: Session, { inMemory = true } = {}): Promise<void> {
     const { kv } = session;
     if (!kv.cache) return;
     const tokens = kv.ids.length;
     const bytes = this.#backend.kvBytes(tokens);
-    const { warmBytes, parkedBytes } = this.budgets;
+    const roomBytes = Math.max(inMemory ? this.budgets.warmBytes : 0, this.budgets.parkedBytes);
     if (
-      kv.cache.lost || tokens === 0 || bytes > Math.max(warmBytes, parkedBytes) || !this.#parking.pays(tokens, bytes)
+      kv.cache.lost || tokens === 0 || bytes > roomBytes || !this.#parking.pays(tokens, bytes)
     ) {
       return this.drop(session);
     }
@@ -165,9 +165,10 @@ export class KvTiers {
     }
     kv.disposeCache();
     const parked = { tokens, byteLength: data.byteLength, sha256: sha256(data) };
-    if (await this.#keepWarm(session, { ...parked, data }) || await this.#keepOnDisk(session, parked, data)) {
-      this.#counts.parks++;
-    } else this.drop(session);
+    const kept = inMemory && await this.#keepWarm(session, { ...parked, data }) ||
+      await this.#keepOnDisk(session, parked, data);
+    if (kept) this.#counts.parks++;
+    else this.drop(session);
   }
 
   /** Gives up a session's KV, wherever it is. */
@@ -205,11 +206,28 @@ export class KvTiers {
     for (const id of from.kv.ids.slice(0, count)) to.kv.ids.push(id);
   }
 
-  /** Takes over KV that came with a session from outside: parked, not checked. */
-  adopt(session: Session, parked: ParkedKv, ids: readonly number[]): void {
+  /** Takes over KV that is in a session's file, if the budget has room for it; else the file goes. */
+  adopt(session: Session, parked: ParkedKv): void {
+    if (this.#diskBytes() + parked.byteLength > this.budgets.parkedBytes) {
+      this.#files?.removeParked(session).catch(() => {});
+      return;
+    }
     session.kv.parked = parked;
-    session.kv.ids.push(...ids);
+    for (const id of session.transcript.ids.slice(0, parked.tokens)) session.kv.ids.push(id);
     this.#members.add(session);
+  }
+
+  /** Writes idle KV to disk as far as it pays and its budget goes, most recently used first: for the next start. */
+  async persist(): Promise<void> {
+    if (!this.#files) return;
+    for (const session of [...this.#members].reverse()) {
+      const hold = this.#reserved.has(session) ? undefined : session.lock.tryWork();
+      if (!hold) continue;
+      const { data, ...parked } = session.kv.parked ?? {};
+      if (session.kv.cache) await this.park(session, { inMemory: false });
+      else if (data) await this.#keepOnDisk(session, parked as ParkedKv, data);
+      this.#letGo(session, hold);
+    }
   }
 
   /** Backend memory that running turns leave. */
@@ -288,7 +306,7 @@ export class KvTiers {
     // Counted from here on, so that two at once do not both find the room.
     session.kv.parked = parked;
     try {
-      await this.#files.write(session, parked, data);
+      await this.#files.writeParked(session, parked, data);
       return true;
     } catch {
       return false;
@@ -315,7 +333,7 @@ export class KvTiers {
     const { parked } = session.kv;
     session.kv.parked = undefined;
     // A file that stays behind is found and removed at the next start.
-    if (parked && !parked.data) this.#files?.remove(session).catch(() => {});
+    if (parked && !parked.data) this.#files?.removeParked(session).catch(() => {});
   }
 
   #warmBytes(): number {

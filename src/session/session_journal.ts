@@ -10,10 +10,10 @@ export interface SessionJournal {
    * @throws {StorageError} when it could not; what was kept before is
    */
   append(session: Session, delta: TranscriptDelta): Promise<void>;
-  /** Forgets a session for good. */
-  remove(session: Session): Promise<void>;
+  /** Forgets a session for good, and its parked KV. @param key of a session that is closed */
+  remove(key: string): Promise<void>;
   /** Why what is kept under a key cannot be read; `undefined` when it can, or there is nothing. */
   unreadable(key: string): string | undefined;
-  /** Forgets what cannot be read. @returns whether there was something */
+  /** Forgets what cannot be read, and waits for removals that are under way. @returns whether there was something */
   discard(key: string): Promise<boolean>;
 }

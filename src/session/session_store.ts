@@ -3,6 +3,7 @@ import { LRUCache } from "lru-cache";
 import { type GoneReason, SessionExistsError, SessionGoneError, SessionNotFoundError } from "../errors.ts";
 import type { KvTiers, KvTiersStats } from "./kv_tiers.ts";
 import { DEFAULT_TENANT, Session, type SessionName } from "./session.ts";
+import type { ParkedKv } from "./session_kv.ts";
 import type { SessionJournal } from "./session_journal.ts";
 import type { TranscriptDelta } from "./transcript.ts";
 import type { AcquireOptions, Hold } from "./turn_lock.ts";
@@ -14,7 +15,7 @@ export interface SessionStoreOptions {
    * @default 1_800_000 (half an hour), with a journal 604_800_000 (a week)
    */
   ttlMs?: number;
-  /** Sessions remembered; beyond it the least recently used is forgotten. @default 10_000 */
+  /** Sessions remembered; beyond it the least recently used is forgotten. @default 10_000, with a journal 100_000 */
   maxSessions?: number;
   /** Where transcripts are kept. @default memory only */
   journal?: SessionJournal;
@@ -56,7 +57,7 @@ export class SessionStore implements Disposable {
     this.#secret = options.journal?.secret ?? randomBytes(32);
     this.ttlMs = options.ttlMs ?? (options.journal ? 7 * 24 * 3600_000 : 30 * 60_000);
     this.#idle = new LRUCache({
-      max: options.maxSessions ?? 10_000,
+      max: options.maxSessions ?? (options.journal ? 100_000 : 10_000),
       ttl: this.ttlMs,
       // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
       ttlAutopurge: true,
@@ -70,9 +71,16 @@ export class SessionStore implements Disposable {
     });
   }
 
-  /** Puts a session back that the journal kept. */
-  recover(session: Session): void {
+  /** Puts a session back that was kept. @param lastAt its last change, in milliseconds since 1970 */
+  recover(session: Session, lastAt: number, parked?: ParkedKv): void {
     session.established = true;
+    session.expiresAt = lastAt + (session.ttlMs ?? this.ttlMs);
+    if (session.expiresAt <= Date.now()) {
+      this.#gone.set(session.key, "expired");
+      this.#forget(session).catch(() => {});
+      return;
+    }
+    if (parked) this.#tiers.adopt(session, parked);
     this.#setIdle(session);
   }
 
@@ -221,7 +229,7 @@ export class SessionStore implements Disposable {
   async #forget(session: Session): Promise<void> {
     session.closed = true;
     if (session.lock.free) this.#tiers.drop(session);
-    await this.#journal?.remove(session);
+    await this.#journal?.remove(session.key);
   }
 
   #setIdle(session: Session): void {

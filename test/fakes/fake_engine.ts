@@ -3,7 +3,8 @@ import type { GenerateEvent } from "../../src/engine/generate_request.ts";
 import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
 import { FakeBackend, type FakeBackendOptions } from "./fake_backend.ts";
 
-const bundled = await readModelFolder(await resolveModelPath());
+/** The model that the fake engine is cut from. */
+export const bundled = await readModelFolder(await resolveModelPath());
 const tokenizerJson = firstTokens(bundled.tokenizerJson as TokenizerJson, 2000);
 
 interface TokenizerJson {

@@ -12,6 +12,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     kv: "f32",
     promptLookup: "auto",
     apiKey: undefined,
+    dataDir: undefined,
   });
 });
 

@@ -1,0 +1,72 @@
+import { createHash } from "node:crypto";
+import { open, readFile } from "node:fs/promises";
+import { z } from "zod";
+import { replaceFile } from "./durable_file.ts";
+
+/*
+ * Parked KV on disk: "HEARTHK1" | u32 length of the header, little-endian | header, JSON | the bytes of `exportKv`.
+ * A cache: whatever does not fit is thrown away.
+ */
+
+const MAGIC = new TextEncoder().encode("HEARTHK1");
+const MAX_HEADER_BYTES = 4096;
+
+const headerSchema = z.object({
+  /** Arithmetic that made it. */
+  variant: z.string(),
+  tokens: z.int().positive(),
+  byteLength: z.int().min(0),
+  /** Of the bytes. */
+  sha256: z.string(),
+  /** Of the token ids, see {@linkcode hashIds}. */
+  idsSha256: z.string(),
+});
+
+export type KvFileHeader = z.infer<typeof headerSchema>;
+
+/** SHA-256 of token ids, in hex. */
+export const hashIds = (ids: readonly number[]): string =>
+  createHash("sha256").update(new Uint8Array(Int32Array.from(ids).buffer)).digest("hex");
+
+/** Writes parked KV in one step. */
+export async function writeKvFile(path: string, header: KvFileHeader, data: Uint8Array): Promise<void> {
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const length = new Uint8Array(4);
+  new DataView(length.buffer).setUint32(0, json.length, true);
+  await replaceFile(path, [MAGIC, length, json, data]);
+}
+
+/** The header, if the file is what it should be and as long as it says. */
+export async function readKvHeader(path: string): Promise<KvFileHeader | undefined> {
+  const file = await open(path, "r");
+  try {
+    const start = new Uint8Array(MAGIC.length + 4 + MAX_HEADER_BYTES);
+    const { bytesRead } = await file.read(start, 0, start.length, 0);
+    const parsed = parse(start.subarray(0, bytesRead));
+    const { size } = await file.stat();
+    return parsed && parsed.dataAt + parsed.header.byteLength === size ? parsed.header : undefined;
+  } finally {
+    await file.close();
+  }
+}
+
+/** Reads parked KV. @throws {RangeError} when the file is not what it should be */
+export async function readKvFile(path: string): Promise<{ header: KvFileHeader; data: Uint8Array }> {
+  const bytes = new Uint8Array(await readFile(path));
+  const parsed = parse(bytes);
+  if (!parsed) throw new RangeError("Cannot read parked KV: the file is none");
+  return { header: parsed.header, data: bytes.subarray(parsed.dataAt) };
+}
+
+function parse(bytes: Uint8Array): { header: KvFileHeader; dataAt: number } | undefined {
+  const jsonAt = MAGIC.length + 4;
+  if (bytes.length < jsonAt || MAGIC.some((byte, i) => bytes[i] !== byte)) return undefined;
+  const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(MAGIC.length, true);
+  if (length > MAX_HEADER_BYTES || jsonAt + length > bytes.length) return undefined;
+  try {
+    const json = JSON.parse(new TextDecoder().decode(bytes.subarray(jsonAt, jsonAt + length)));
+    return { header: headerSchema.parse(json), dataAt: jsonAt + length };
+  } catch {
+    return undefined;
+  }
+}

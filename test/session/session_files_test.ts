@@ -1,0 +1,254 @@
+import assert from "node:assert/strict";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, beforeEach, describe, test } from "node:test";
+import { StorageError } from "../../src/errors.ts";
+import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
+import { collect } from "../fakes/fake_engine.ts";
+import { durableEngine } from "../fakes/durable_engine.ts";
+
+const folders: string[] = [];
+let dataDir: string;
+beforeEach(async () => {
+  dataDir = join(await mkdtemp(join(tmpdir(), "hearth-sessions-")), "data");
+  folders.push(dataDir);
+});
+after(async () => {
+  for (const folder of folders) await rm(join(folder, ".."), { recursive: true, force: true });
+});
+
+type Started = Awaited<ReturnType<typeof durableEngine>>;
+
+/** One turn of session `s` that adds these ids. @returns the answer's ids */
+async function append({ engine }: Started, ids: number[], maxTokens = 4): Promise<number[]> {
+  const { turn } = engine.sessions.list().find(({ id }) => id === "s") ?? { turn: 0 };
+  const session = { id: "s", mode: "append" as const, ifTurn: turn };
+  return (await collect(engine.generate({ prompt: { ids }, maxTokens, ignoreEos: true, session }))).ids;
+}
+
+/** Paths of the session files that end so. */
+async function filesEnding(end: string): Promise<string[]> {
+  const names = await readdir(dataDir, { recursive: true });
+  return names.filter((name) => name.endsWith(end)).map((name) => join(dataDir, name));
+}
+
+describe("SessionFiles", () => {
+  test("a session is there after a restart, word for word, and goes on", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    await append(first, [4, 5]);
+    const before = first.engine.sessions.inspect("s");
+    // No dispose: the process is simply gone.
+    const second = await durableEngine(dataDir);
+    const { ids, turns, messages, createdAt } = second.engine.sessions.inspect("s");
+    assert.deepEqual({ ids, turns, messages, createdAt }, {
+      ids: before.ids,
+      turns: before.turns,
+      messages: before.messages,
+      createdAt: before.createdAt,
+    });
+    assert.deepEqual(await append(second, [6]), await append(first, [6]));
+  });
+
+  test("messages, answers' ids and sampling come back too", async () => {
+    const first = await durableEngine(dataDir, { vocabSize: 2000 });
+    const session = { id: "chat", tenant: "acme" };
+    const messages = [{ role: "user", content: "Hello" }];
+    const sampling = { doSample: true, seed: 3, logitBias: new Map([[7, 1.5]]) };
+    await collect(first.engine.generate({ prompt: { messages }, maxTokens: 5, sampling, session }));
+    const second = await durableEngine(dataDir, { vocabSize: 2000 });
+    const kept = second.engine.sessions.inspect("chat", { tenant: "acme" });
+    assert.deepEqual(kept.messages, first.engine.sessions.inspect("chat", { tenant: "acme" }).messages);
+    assert.deepEqual([kept.turns[0]!.sampling.seed, kept.turns[0]!.sampling.logitBias], [3, [[7, 1.5]]]);
+    assert.deepEqual(second.engine.sessions.list(), []);
+  });
+
+  test("files are their owner's only, and their names tell nothing", async () => {
+    await append(await durableEngine(dataDir), [1, 2, 3]);
+    assert.equal((await stat(dataDir)).mode & 0o777, 0o700);
+    for (const path of [...await filesEnding(".log"), join(dataDir, "secret")]) {
+      assert.equal((await stat(path)).mode & 0o777, 0o600, path);
+    }
+    assert.match((await filesEnding(".log"))[0]!, /\/[0-9a-f]{64}\.log$/);
+  });
+
+  test("delete() leaves no file, and the session stays away", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    assert.equal(await first.engine.sessions.delete("s"), true);
+    assert.deepEqual([...await filesEnding(".log"), ...await filesEnding(".kv")], []);
+    const second = await durableEngine(dataDir);
+    assert.throws(() => second.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
+  });
+
+  test("rewinds and forks survive", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    await append(first, [4]);
+    await first.engine.sessions.fork("s", { newId: "branch", atTurn: 1 });
+    await first.engine.sessions.rewind("s", { toToken: 5 });
+    const second = await durableEngine(dataDir);
+    for (const id of ["s", "branch"]) {
+      assert.deepEqual(second.engine.sessions.inspect(id).ids, first.engine.sessions.inspect(id).ids);
+    }
+  });
+
+  test("whatever byte a write stops at, the turns before it are there", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    const [path] = await filesEnding(".log");
+    const whole = (await stat(path!)).size;
+    const acknowledged = first.engine.sessions.inspect("s").ids;
+    await append(first, [4, 5]);
+    const bytes = await readFile(path!);
+    for (let size = whole; size < bytes.length; size += 1 + (size % 7)) {
+      await writeFile(path!, bytes.subarray(0, size));
+      const { engine, files } = await durableEngine(dataDir);
+      assert.deepEqual(engine.sessions.inspect("s").ids, acknowledged);
+      assert.equal(files.recovered.cut, size > whole ? 1 : 0);
+      assert.equal((await stat(path!)).size, whole);
+    }
+  });
+
+  test("a damaged file is refused with its reason, stays, and can be deleted", async () => {
+    await append(await durableEngine(dataDir), [1, 2, 3]);
+    const [path] = await filesEnding(".log");
+    const good = await readFile(path!);
+    for (let at = 0; at < good.length; at += 7) {
+      const bad = Uint8Array.from(good);
+      bad[at]! ^= 4;
+      await writeFile(path!, bad);
+      const { engine, files } = await durableEngine(dataDir);
+      assert.equal(files.recovered.unreadable.length, 1, `byte ${at}`);
+      assert.throws(() => engine.sessions.inspect("s"), { name: "SessionGoneError", reason: "unreadable" });
+      await assert.rejects(append({ engine } as Started, [1]), /unreadable, the file/);
+      assert.deepEqual(new Uint8Array(await readFile(path!)), bad);
+    }
+    const { engine } = await durableEngine(dataDir);
+    assert.equal(await engine.sessions.delete("s"), true);
+    assert.deepEqual(await filesEnding(".log"), []);
+    await append({ engine } as Started, [1]);
+  });
+
+  test("an unknown format and another model's file are refused with their reasons", async () => {
+    await append(await durableEngine(dataDir), [1, 2, 3]);
+    const [path] = await filesEnding(".log");
+    const good = await readFile(path!);
+    await writeFile(path!, good.map((byte, i) => i === 7 ? 9 : byte));
+    const { files } = await durableEngine(dataDir);
+    assert.deepEqual(files.recovered.unreadable.map(({ reason }) => reason), [
+      "the file has format 9, this version reads 1",
+    ]);
+    await writeFile(path!, good);
+    const other = await durableEngine(dataDir, { tokenizerHash: "another" });
+    assert.equal(other.files.recovered.unreadable[0]!.reason, "the file was made with another tokenizer");
+  });
+
+  test("a disk that refuses rolls the turn back, and the next one works", async () => {
+    const started = await durableEngine(dataDir);
+    await append(started, [1, 2, 3]);
+    const before = started.engine.sessions.inspect("s").ids;
+    const [path] = await filesEnding(".log");
+    await rm(path!);
+    await assert.rejects(append(started, [4]), StorageError);
+    assert.deepEqual(started.engine.sessions.inspect("s").ids, before);
+    assert.equal(started.engine.sessions.inspect("s").busy, false);
+    assert.equal(await started.engine.sessions.delete("s"), true);
+    await append(started, [4]);
+  });
+
+  test("a log does not grow with rewinds", async () => {
+    const started = await durableEngine(dataDir);
+    const ids = Array.from({ length: 2000 }, (_, i) => i % 50);
+    await append(started, ids, 1);
+    for (let n = 0; n < 40; n++) {
+      await started.engine.sessions.rewind("s", { toTurn: 0 });
+      await append(started, ids, 1);
+    }
+    const [path] = await filesEnding(".log");
+    assert.ok((await stat(path!)).size < 150_000, `${(await stat(path!)).size} bytes`);
+    const again = await durableEngine(dataDir);
+    assert.equal(again.engine.sessions.inspect("s").tokens, 2001);
+  });
+
+  test("a session expires on disk too", async () => {
+    const first = await durableEngine(dataDir);
+    const session = { id: "s", ttlMs: 50 };
+    await collect(first.engine.generate({ prompt: { ids: [1] }, maxTokens: 1, session }));
+    const [path] = await filesEnding(".log");
+    const bytes = await readFile(path!);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.deepEqual(await filesEnding(".log"), []);
+    // As it would be found by a server that was down meanwhile.
+    await writeFile(path!, bytes);
+    const second = await durableEngine(dataDir);
+    assert.throws(() => second.engine.sessions.inspect("s"), { reason: "expired" });
+    await second.engine.sessions.delete("s");
+    assert.deepEqual(await filesEnding(".log"), []);
+  });
+});
+
+describe("parked KV on disk", () => {
+  const options = { parkedBudgetBytes: 100 * FAKE_BYTES_PER_TOKEN, parking: { pays: () => true } };
+
+  test("KV is parked, survives a restart, and comes back", async () => {
+    const first = await durableEngine(dataDir, options);
+    await append(first, [1, 2, 3]);
+    assert.equal((await first.engine.sessions.park("s")).state, "parked");
+    const second = await durableEngine(dataDir, options);
+    assert.deepEqual([second.engine.sessions.inspect("s").state, second.engine.sessions.inspect("s").cachedTokens], [
+      "parked",
+      6,
+    ]);
+    const session = { id: "s", mode: "append" as const };
+    const request = { prompt: { ids: [9] }, maxTokens: 3, ignoreEos: true, session };
+    assert.equal(second.engine.sessions.plan(request).reusedTokens, 6);
+    const { ids, end } = await collect(second.engine.generate(request));
+    assert.deepEqual([end.usage.cachedTokens, end.usage.cache.reason], [6, "restored"]);
+    assert.deepEqual(ids, await append(first, [9], 3));
+    await second.engine.sessions.evict("s");
+    assert.deepEqual(await filesEnding(".kv"), []);
+  });
+
+  test("an engine that ends parks what is idle", async () => {
+    const first = await durableEngine(dataDir, options);
+    await append(first, [1, 2, 3]);
+    await first.engine[Symbol.asyncDispose]();
+    assert.equal((await durableEngine(dataDir, options)).engine.sessions.inspect("s").state, "parked");
+  });
+
+  test("a damaged file costs time, not tokens", async () => {
+    const first = await durableEngine(dataDir, options);
+    await append(first, [1, 2, 3]);
+    await first.engine.sessions.park("s");
+    const [path] = await filesEnding(".kv");
+    const bytes = await readFile(path!);
+    bytes[bytes.length - 1]! ^= 1;
+    await writeFile(path!, bytes);
+    const second = await durableEngine(dataDir, options);
+    assert.deepEqual(await append(second, [9]), await append(first, [9]));
+    assert.equal(second.engine.sessions.stats().failedRestores, 1);
+  });
+
+  test("KV of other ids, of another arithmetic, cut short or over the budget is not taken", async () => {
+    const first = await durableEngine(dataDir, options);
+    await append(first, [1, 2, 3]);
+    await first.engine.sessions.park("s");
+    const [kv] = await filesEnding(".kv");
+    const bytes = await readFile(kv!);
+    const stateAfter = async (options: object) =>
+      (await durableEngine(dataDir, options)).engine.sessions.inspect("s").state;
+    assert.equal(await stateAfter({ ...options, variant: "other" }), "cold");
+    await writeFile(kv!, bytes.subarray(0, -1));
+    assert.equal(await stateAfter(options), "cold");
+    await writeFile(kv!, bytes);
+    assert.equal(await stateAfter(options), "parked");
+    assert.equal(await stateAfter({ ...options, parkedBudgetBytes: 10 }), "cold");
+  });
+});
+
+test("open() says why a folder cannot be used", async () => {
+  await writeFile(dataDir, "a file");
+  await assert.rejects(durableEngine(dataDir), StorageError);
+});
