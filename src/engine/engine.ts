@@ -1,8 +1,9 @@
 import type { Backend } from "../backend/backend.ts";
 import { BackendUnavailableError, InvalidRequestError } from "../errors.ts";
-import { type ModelFolder, stopTokenIds } from "../model/model_folder.ts";
+import { type ModelFolder, modelIdentity, stopTokenIds } from "../model/model_folder.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { resolveSamplingParams } from "../sampling/sampling_params.ts";
+import { CapsuleKey } from "../session/capsule_key.ts";
 import type { ParkingPolicy } from "../session/kv_rates.ts";
 import { KvTiers } from "../session/kv_tiers.ts";
 import type { SessionFiles } from "../session/session_files.ts";
@@ -29,6 +30,10 @@ export interface EngineOptions {
   parkedBudgetBytes?: number;
   /** Whether KV is worth parking. @default what is measured to pay */
   parking?: ParkingPolicy;
+  /** Secret that seals exported sessions, 16 characters or more. @default none: they are in the clear */
+  sessionKey?: string;
+  /** Largest capsule to import, in bytes. @default 256 MiB */
+  maxCapsuleBytes?: number;
   /** How long an idle session is remembered, in milliseconds. @default half an hour, with `storage` a week */
   sessionTtlMs?: number;
   /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default 128 */
@@ -76,7 +81,14 @@ export class Engine implements AsyncDisposable {
     const { vocabSize, contextLength } = model.config;
     const encoder = { tokenizer: this.tokenizer, chatTemplate: () => this.chatTemplate, vocabSize, contextLength };
     this.#host = { store, tiers, backend, encoder };
-    this.sessions = new Sessions(this.#host);
+    this.sessions = new Sessions(this.#host, {
+      model: modelIdentity(model),
+      variant: backend.info.variant,
+      vocabSize,
+      contextLength,
+      key: options.sessionKey === undefined ? undefined : new CapsuleKey(options.sessionKey),
+      maxBytes: options.maxCapsuleBytes ?? 256 * 2 ** 20,
+    });
     this.#prefillChunk = options.prefillChunk ?? 128;
     this.#promptLookup = backend.info.rowInvariant ? options.promptLookup ?? "auto" : "off";
     this.#stopIds = stopTokenIds(model, this.tokenizer.eosTokenId);

@@ -1,4 +1,5 @@
 import { InvalidRequestError, SessionBusyError, TurnMismatchError } from "../errors.ts";
+import type { CapsuleContext } from "../session/capsule.ts";
 import { rewindDelta, type RewindTarget } from "../session/rewind.ts";
 import { DEFAULT_TENANT, type Session } from "../session/session.ts";
 import type { KvState } from "../session/session_kv.ts";
@@ -6,6 +7,7 @@ import { type HeldSession, sessionName, type SessionStoreStats } from "../sessio
 import type { StoredMessage, TranscriptDelta, TurnRecord } from "../session/transcript.ts";
 import type { GenerateRequest } from "./generate_request.ts";
 import type { TurnHost } from "./open_turn.ts";
+import { exportCapsule, importCapsule, type Imported, type ImportOptions } from "./session_capsules.ts";
 import { planTurn, type TurnPlan } from "./plan_turn.ts";
 
 /** A session as others see it. */
@@ -37,6 +39,9 @@ export interface SessionDetails extends SessionInfo {
   turns: TurnRecord[];
 }
 
+/** A session that came in a capsule. */
+export type ImportedSession = SessionInfo & Omit<Imported, "session">;
+
 /** Whose session is meant. */
 export interface TenantOption {
   /** @default "default" */
@@ -53,9 +58,11 @@ const EMPTY: TranscriptDelta = { keep: { ids: 0, messages: 0, turns: 0 }, ids: [
  */
 export class Sessions {
   readonly #host: TurnHost;
+  readonly #capsules: CapsuleContext;
 
-  constructor(host: TurnHost) {
+  constructor(host: TurnHost, capsules: CapsuleContext) {
     this.#host = host;
+    this.#capsules = capsules;
   }
 
   /**
@@ -127,6 +134,31 @@ export class Sessions {
       await store.commit(session, rewindDelta(session.transcript, options, (ids) => encoder.tokenizer.decode(ids)));
       session.kv.truncate(session.transcript.ids.length);
     });
+  }
+
+  /**
+   * A session as bytes, to be imported here or by another server of the same model. Sealed for its tenant where there
+   * is a key.
+   * @param options.kv take its KV along, if there is some
+   */
+  async export(id: string, { tenant, kv = false }: TenantOption & { kv?: boolean } = {}): Promise<Uint8Array> {
+    const held = await this.#host.store.take(sessionName(id, tenant));
+    try {
+      return await exportCapsule(this.#host, held.session, this.#capsules, kv);
+    } finally {
+      this.#host.store.end(held);
+    }
+  }
+
+  /**
+   * Makes a session of a capsule. Where this throws, every session is as before.
+   * @throws {CapsuleError} when it is damaged, too large, of another format or model, or this server's key does not
+   *   open it for the tenant
+   * @throws {SessionExistsError} when there is one of that id, unless it is to be replaced
+   */
+  async import(bytes: Uint8Array, options: ImportOptions = {}): Promise<ImportedSession> {
+    const { session, ...rest } = await importCapsule(this.#host, bytes, this.#capsules, options);
+    return { ...info(session), ...rest };
   }
 
   /** Moves a session's KV out of the backend: parked where that pays and fits, else dropped. */

@@ -18,6 +18,8 @@ export interface ServerOptions {
   apiKey: string | undefined;
   /** Folder to keep sessions in. @default none: they are in memory only */
   dataDir: string | undefined;
+  /** Seals exported sessions. @default none: they are in the clear */
+  sessionKey: string | undefined;
 }
 
 const text = z.string().trim().transform((value) => value || undefined).optional();
@@ -33,10 +35,14 @@ const environment = z.object({
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
   DATA_DIR: text,
+  SESSION_KEY: z.string().min(16, "wanted 16 characters or more, hard to guess").optional(),
 });
 
+/** Not to be seen in a message. */
+const SECRET: ReadonlySet<string> = new Set(["API_KEY", "SESSION_KEY"]);
+
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY DATA_DIR`. An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY DATA_DIR SESSION_KEY`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -45,9 +51,10 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
   if (!parsed.success) {
     const { path, message } = parsed.error.issues[0]!;
     const name = String(path[0]);
-    throw new RangeError(`Cannot use ${name}="${present[name]}": ${message}`);
+    const shown = SECRET.has(name) ? "…" : present[name];
+    throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY, DATA_DIR } = parsed.data;
+  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY, DATA_DIR, SESSION_KEY } = parsed.data;
   if (!API_KEY && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
@@ -64,6 +71,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
     dataDir: DATA_DIR,
+    sessionKey: SESSION_KEY,
   };
 }
 

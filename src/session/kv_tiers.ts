@@ -171,6 +171,21 @@ export class KvTiers {
     else this.drop(session);
   }
 
+  /** A copy of a held session's KV, wherever it is; `undefined` where there is none, or it cannot be had. */
+  async export(session: Session): Promise<{ tokens: number; data: Uint8Array } | undefined> {
+    const { kv } = session;
+    const tokens = kv.ids.length;
+    try {
+      if (kv.state === "hot") return { tokens, data: await this.#backend.exportKv(kv.cache!) };
+      // What was parked with more tokens than are left cannot be cut.
+      if (kv.parked?.tokens !== tokens) return undefined;
+      const data = kv.parked.data ?? await this.#files!.readParked(session, kv.parked);
+      return sha256(data) === kv.parked.sha256 ? { tokens, data } : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
   /** Gives up a session's KV, wherever it is. */
   drop(session: Session): void {
     session.kv.truncate(0);

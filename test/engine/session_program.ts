@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { Engine } from "../../src/engine/engine.ts";
 import type { SessionRef } from "../../src/engine/generate_request.ts";
-import { BackendUnavailableError, OutOfMemoryError } from "../../src/errors.ts";
+import { BackendUnavailableError, CapsuleError, OutOfMemoryError } from "../../src/errors.ts";
 import type { FakeBackend } from "../fakes/fake_backend.ts";
 
 export const VOCAB = 50;
@@ -26,6 +26,8 @@ export const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("rewindToTurn" as const), to: fc.nat(10) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("rewindToToken" as const), to: fc.nat(LONGEST) }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("fork" as const), from: session, at: fc.nat(10) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("move" as const), from: session, kv: fc.boolean() }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("spoil" as const), from: session, at: fc.nat(10_000) }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("park" as const) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("evict" as const) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("delete" as const) }) },
@@ -70,9 +72,9 @@ export class ProgramRun {
   /** Runs one command; a turn that overlaps goes on beside those of other sessions. */
   async run({ session, step, overlap, ...turn }: Command): Promise<void> {
     await this.#overlapping.get(session);
-    if (step.kind === "fork") await this.#overlapping.get(step.from);
+    if ("from" in step) await this.#overlapping.get(step.from);
     const running = this.#play(session, step, turn);
-    if (overlap && step.kind !== "fork") this.#overlapping.set(session, running);
+    if (overlap && !("from" in step)) this.#overlapping.set(session, running);
     else await running;
   }
 
@@ -141,6 +143,22 @@ export class ProgramRun {
         const atTurn = step.at % (parent.turns.length + 1);
         await sessions.fork(step.from, { atTurn, newId: id });
         this.#models.set(id, cut(parent, parent.turns[atTurn - 1]?.end ?? 0));
+        return;
+      }
+      case "move": {
+        if (!this.#models.has(step.from)) return;
+        const capsule = await sessions.export(step.from, { kv: step.kv });
+        const { kvTokens, turn } = await sessions.import(capsule, { id, replace: true });
+        const moved = this.#models.get(step.from)!;
+        assert.ok(kvTokens <= moved.ids.length && turn === moved.turns.length);
+        this.#models.set(id, structuredClone(moved));
+        return;
+      }
+      case "spoil": {
+        if (!this.#models.has(step.from)) return;
+        const capsule = await sessions.export(step.from);
+        capsule[step.at % capsule.length]! ^= 1;
+        await assert.rejects(sessions.import(capsule, { id, replace: true }), CapsuleError);
         return;
       }
       case "park":

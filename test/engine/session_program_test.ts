@@ -29,6 +29,7 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
           next: promptLookup === "always" ? (ids) => (ids.at(-1)! * 7 + Number(ids.length % 9 === 0)) % 13 : undefined,
           kvBudgetBytes: hotTokens * FAKE_BYTES_PER_TOKEN,
           warmBudgetBytes: warmTokens * FAKE_BYTES_PER_TOKEN,
+          sessionKey: "a secret that is hard to guess",
           parking: { pays: (tokens) => tokens % 5 > 0 },
         });
         // Without reserving, a fake that copies may go over the budget by its forks.

@@ -4,8 +4,6 @@ import { bundled, fakeEngine, type FakeEngineOptions } from "./fake_engine.ts";
 
 /** Options of {@linkcode durableEngine}. */
 export interface DurableEngineOptions extends FakeEngineOptions {
-  /** Arithmetic of the backend. @default the fake's */
-  variant?: string;
   tokenizerHash?: string;
 }
 

@@ -1,6 +1,6 @@
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import type { GenerateEvent } from "../../src/engine/generate_request.ts";
-import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { type ModelHashes, readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
 import { FakeBackend, type FakeBackendOptions } from "./fake_backend.ts";
 
 /** The model that the fake engine is cut from. */
@@ -23,6 +23,9 @@ function firstTokens(json: TokenizerJson, size: number): TokenizerJson {
 /** Options of {@linkcode fakeEngine}. */
 export interface FakeEngineOptions extends Partial<EngineOptions>, Partial<FakeBackendOptions> {
   contextLength?: number;
+  hashes?: ModelHashes;
+  /** Arithmetic of the backend. @default "fake" */
+  variant?: string;
 }
 
 /** The bundled model's tokenizer, template and configuration cut down, over a backend without weights. */
@@ -33,7 +36,9 @@ export function fakeEngine(options: FakeEngineOptions = {}): { engine: Engine; b
     vocabSize: backend.options.vocabSize,
     contextLength: options.contextLength ?? bundled.config.contextLength,
   };
-  const engine = new Engine({ ...bundled, tokenizerJson, config }, backend, { kvBudgetBytes: 2 ** 30, ...options });
+  if (options.variant !== undefined) backend.info.variant = options.variant;
+  const model = { ...bundled, tokenizerJson, config, hashes: options.hashes ?? bundled.hashes };
+  const engine = new Engine(model, backend, { kvBudgetBytes: 2 ** 30, ...options });
   return { engine, backend };
 }
 

@@ -13,6 +13,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     promptLookup: "auto",
     apiKey: undefined,
     dataDir: undefined,
+    sessionKey: undefined,
   });
 });
 
@@ -34,4 +35,8 @@ test("parseEnvironment() names the variable that is wrong", () => {
   assert.throws(() => parseEnvironment({ BACKEND: "cuda" }), /BACKEND="cuda"/);
   assert.throws(() => parseEnvironment({ KV: "int4" }), /KV="int4"/);
   assert.throws(() => parseEnvironment({ PROMPT_LOOKUP: "yes" }), /PROMPT_LOOKUP="yes"/);
+  assert.throws(
+    () => parseEnvironment({ SESSION_KEY: "geheim" }),
+    /^RangeError: Cannot use SESSION_KEY="…": wanted 16/,
+  );
 });
