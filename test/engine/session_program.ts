@@ -67,7 +67,7 @@ export class ProgramRun {
   readonly #models = new Map<string, Model>();
   readonly #overlapping = new Map<string, Promise<void>>();
 
-  constructor(readonly engine: Engine, readonly backend: FakeBackend) {}
+  constructor(public engine: Engine, public backend: FakeBackend) {}
 
   /** Runs one command; a turn that overlaps goes on beside those of other sessions. */
   async run({ session, step, overlap, ...turn }: Command): Promise<void> {
@@ -82,7 +82,8 @@ export class ProgramRun {
   async settle(): Promise<void> {
     await Promise.all(this.#overlapping.values());
     for (const [id, model] of this.#models) {
-      const { ids, turns } = this.engine.sessions.inspect(id);
+      const { ids, turns, cachedTokens } = this.engine.sessions.inspect(id);
+      assert.ok(cachedTokens <= ids.length);
       assert.deepEqual({ ids, turns: turns.map(({ replyStart, end }) => ({ replyStart, end })) }, model);
     }
     assert.deepEqual(this.engine.sessions.list().map(({ id }) => id).sort(), [...this.#models.keys()].sort());

@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import { SessionBusyError, TurnSupersededError } from "../../src/errors.ts";
+import { durableEngine } from "../fakes/durable_engine.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { fakeEngine } from "../fakes/fake_engine.ts";
 import { command, oracle, ProgramRun, VOCAB } from "./session_program.ts";
@@ -54,6 +58,55 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
     { numRuns: PROGRAMS },
   );
   console.log(`${PROGRAMS} programs, ${turns} turns`);
+});
+
+test("random programs on disk: every restart finds what was acknowledged", async () => {
+  const programs = Math.ceil(PROGRAMS / 20);
+  const folder = await mkdtemp(join(tmpdir(), "hearth-programs-"));
+  let restarts = 0;
+  const start = (dataDir: string) =>
+    durableEngine(dataDir, {
+      kvBudgetBytes: 100 * FAKE_BYTES_PER_TOKEN,
+      warmBudgetBytes: 60 * FAKE_BYTES_PER_TOKEN,
+      parkedBudgetBytes: 200 * FAKE_BYTES_PER_TOKEN,
+      sessionKey: "a secret that is hard to guess",
+      parking: { pays: (tokens) => tokens % 5 > 0 },
+    });
+  try {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.record({ command, restart: fc.constantFrom("no", "no", "no", "clean", "crash") }), {
+          maxLength: 15,
+          size: "max",
+        }),
+        async (program) => {
+          const dataDir = await mkdtemp(join(folder, "p"));
+          const first = await start(dataDir);
+          const run = new ProgramRun(first.engine, first.backend);
+          for (const { command, restart } of program) {
+            await run.run(command);
+            const { parkedBytes } = run.engine.sessions.stats();
+            assert.ok(parkedBytes <= 200 * FAKE_BYTES_PER_TOKEN, `${parkedBytes} bytes parked`);
+            if (restart === "no") continue;
+            await run.settle();
+            if (restart === "clean") await run.engine[Symbol.asyncDispose]();
+            const { engine, backend, files } = await start(dataDir);
+            assert.deepEqual([files.recovered.cut, files.recovered.unreadable], [0, []]);
+            Object.assign(run, { engine, backend });
+            await run.settle();
+            restarts++;
+          }
+          await run.settle();
+          await run.engine[Symbol.asyncDispose]();
+          assert.equal(run.backend.caches.size, 0);
+        },
+      ),
+      { numRuns: programs },
+    );
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+  console.log(`${programs} programs on disk, ${restarts} restarts`);
 });
 
 test("turns that come at once: the acknowledged ones are the transcript, in order, each as a cache-free run", async () => {
