@@ -16,12 +16,12 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
   let turns = 0;
   await fc.assert(
     fc.asyncProperty(
-      fc.array(command, { maxLength: 25, size: "max" }),
+      fc.array(command, { maxLength: 30, size: "max" }),
       fc.record({
         prefillChunk: fc.integer({ min: 1, max: 9 }),
         promptLookup: fc.constantFrom("auto" as const, "always" as const),
         hotTokens: fc.constantFrom(100, 150, 400),
-        warmTokens: fc.constantFrom(0, 60, 200),
+        warmTokens: fc.constantFrom(0, 100, 300),
         kvShares: fc.boolean(),
       }),
       async (program, { prefillChunk, promptLookup, hotTokens, warmTokens, kvShares }) => {

@@ -231,7 +231,22 @@ describe("parked KV on disk", () => {
     assert.equal(second.engine.sessions.stats().failedRestores, 1);
   });
 
-  test("KV of other ids, of another arithmetic, cut short or over the budget is not taken", async () => {
+  test("KV that the transcript has left behind is not taken", async () => {
+    const first = await durableEngine(dataDir, options);
+    await append(first, [1, 2, 3]);
+    await first.engine.sessions.park("s");
+    const [kv] = await filesEnding(".kv");
+    const bytes = await readFile(kv!);
+    await first.engine.sessions.rewind("s", { toTurn: 0 });
+    await append(first, [4, 5, 6]);
+    await first.engine.sessions.evict("s");
+    // As if the process had died before it removed the file.
+    await writeFile(kv!, bytes);
+    assert.equal((await durableEngine(dataDir, options)).engine.sessions.inspect("s").state, "cold");
+    assert.deepEqual(await filesEnding(".kv"), []);
+  });
+
+  test("KV of another arithmetic, cut short or over the budget is not taken", async () => {
     const first = await durableEngine(dataDir, options);
     await append(first, [1, 2, 3]);
     await first.engine.sessions.park("s");
