@@ -29,6 +29,8 @@ export type CacheReason =
 export interface CacheReport {
   /** Prompt tokens whose KV was there. */
   reused: number;
+  /** Those of them that another session of the tenant had, and this one had not. */
+  shared: number;
   /** Tokens evaluated into the cache, prompt and answer. */
   written: number;
   reason: CacheReason;
@@ -69,7 +71,7 @@ export function explainCache(
     ? "evicted"
     : differs
     ? (edited ? "edited_at_message" : "token_mismatch")
-    : reused > 0 && stateBefore !== "hot"
+    : reused > 0 && (stateBefore === "warm" || stateBefore === "parked")
     ? "restored"
     : "none";
   return { reason, stateBefore, ...(firstDifference && { firstDifference }) };

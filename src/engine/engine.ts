@@ -110,6 +110,7 @@ export class Engine implements AsyncDisposable {
    * @throws what {@linkcode openTurn} throws
    */
   async start(request: GenerateRequest, options: { signal?: AbortSignal } = {}): Promise<Generation> {
+    const startedAt = performance.now();
     options.signal?.throwIfAborted();
     if (this.#draining) throw new BackendUnavailableError("Cannot start: the engine is shutting down");
     const { maxTokens, useCache = true, ignoreEos = false, stop = [], skipSpecialTokens = true } = request;
@@ -131,6 +132,7 @@ export class Engine implements AsyncDisposable {
     const generation = new Generation({
       backend: this.backend,
       turn,
+      startedAt,
       useCache,
       contextLength: this.model.config.contextLength,
       stopIds: ignoreEos ? new Set() : this.#stopIds,

@@ -9,6 +9,8 @@ import type { Turn } from "./turn.ts";
 /** What an admitted request runs on. Everything here belongs to this generation alone, but for the backend. */
 export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptIds" | "kv"> {
   turn: Turn;
+  /** When the call came, on `performance`'s clock. */
+  startedAt: number;
   /** Tokens the model's context holds. */
   contextLength: number;
   sampler: Sampler;
@@ -30,7 +32,6 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   readonly cachedTokens: number;
   readonly #parts: GenerationParts;
   readonly #sequence: Sequence;
-  readonly #startedAt = performance.now();
   readonly #abort = new AbortController();
   readonly #settled = Promise.withResolvers<void>();
   #state: "new" | "running" | "ending" | "settled" = "new";
@@ -93,13 +94,13 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   }
 
   async *#run(): AsyncGenerator<GenerateEvent, void, undefined> {
-    const { turn, contextLength, sampler, detokenizer, stops, stopIds, onPrefill } = this.#parts;
+    const { turn, startedAt, contextLength, sampler, detokenizer, stops, stopIds, onPrefill } = this.#parts;
     const { maxTokens } = turn;
     const prefillStartedAt = performance.now();
     let logits = await this.#sequence.prefill();
     const prefillMs = performance.now() - prefillStartedAt;
     onPrefill?.(this.promptTokens - this.cachedTokens, prefillMs);
-    const ttftMs = performance.now() - this.#startedAt;
+    const ttftMs = performance.now() - startedAt;
 
     let finishReason: FinishReason | undefined = maxTokens === 0 ? "length" : undefined;
     let tail = "";
@@ -123,7 +124,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     const held = stops.flush();
     this.#text += held;
     this.#sequence.dropDrafts();
-    const decodeMs = performance.now() - this.#startedAt - ttftMs;
+    const decodeMs = performance.now() - startedAt - ttftMs;
     const cache = await this.#commit(finishReason);
     // The session is free before the reader hears of the end: its next turn may come at once.
     await this.#settle();

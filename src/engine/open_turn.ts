@@ -87,8 +87,8 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
   else if (kv.parked) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
   throwIfAborted();
+  const taken = tiers.share(session, prompt.ids);
   kv.truncate(reusable(kv, prompt.ids));
-  if (ref?.ttlMs !== undefined) session.ttlMs = ref.ttlMs;
   const detokenizer = { skipSpecialTokens: options.skipSpecialTokens, continuesText: prompt.messages.length === 0 };
   return new Turn({
     store,
@@ -96,7 +96,9 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
     prompt,
     sampling: storedSampling(options.params),
     reused: kv.ids.length,
+    shared: taken,
     restoreMs,
+    ttlMs: ref?.ttlMs,
     forecast: explainCache(session, prompt, stateBefore, kv.ids.length),
     keepPartial: ref?.onAbort === "keep_partial",
     detokenizer,

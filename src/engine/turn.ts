@@ -25,7 +25,11 @@ export interface TurnParts {
   sampling: StoredSampling;
   /** Prompt tokens whose KV is there. */
   reused: number;
+  /** Those of them that another session had. */
+  shared: number;
   restoreMs: number;
+  /** Lifetime of the session once the turn is committed, in milliseconds; as before when absent. */
+  ttlMs: number | undefined;
   forecast: CacheForecast;
   keepPartial: boolean;
   /** How its answer becomes text. */
@@ -98,17 +102,18 @@ export class Turn {
       ];
       const { finishReason } = answer;
       const outcome = { promptIds: prompt.ids, replyIds, messages, finishReason, sampling, at: Date.now() };
-      await store.commit(this.#session, this.#session.transcript.turnDelta(outcome));
+      const { ttlMs = this.#session.ttlMs } = this.#parts;
+      await store.commit(this.#session, this.#session.transcript.turnDelta(outcome), ttlMs);
     }
     this.#state = "committed";
   }
 
   /** What the cache did. Call before `end`. */
   report(): CacheReport {
-    const { reused, forecast } = this.#parts;
+    const { reused, shared, forecast } = this.#parts;
     this.#cutKv();
     const { kv, turn } = this.#session;
-    return { reused, written: kv.ids.length - reused, ...forecast, bytes: kv.hotBytes, turn };
+    return { reused, shared, written: kv.ids.length - reused, ...forecast, bytes: kv.hotBytes, turn };
   }
 
   /**

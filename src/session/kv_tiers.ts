@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { Backend } from "../backend/backend.ts";
 import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
+import { reusablePrefix } from "./common_prefix.ts";
 import { KvRates, MeasuredParking, type ParkingPolicy } from "./kv_rates.ts";
 import type { Session } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
@@ -44,6 +45,9 @@ export interface KvTiersStats {
   /** Parked KV that could not be restored: damaged, unreadable, or no memory. */
   failedRestores: number;
 }
+
+/** Tokens of a prefix that are worth sharing. */
+const LEAST_SHARED = 16;
 
 /**
  * Three budgets over the KV of all sessions: backend, host memory, disk. KV of idle sessions goes down a tier, or away,
@@ -192,6 +196,26 @@ export class KvTiers {
     session.kv.disposeCache();
     this.#unpark(session);
     if (!this.#reserved.has(session)) this.#members.delete(session);
+  }
+
+  /**
+   * Gives a held session without KV what another session of its tenant has of a prompt, where the backend shares
+   * memory: many conversations begin with the same words.
+   * @returns tokens that it has now
+   */
+  share({ name, kv }: Session, promptIds: readonly number[]): number {
+    if (!this.#backend.info.kvShares || name === undefined || kv.cache || kv.parked) return 0;
+    let donor: Session | undefined;
+    let most = LEAST_SHARED - 1;
+    for (const other of this.#members) {
+      const mayGive = other.name?.tenant === name.tenant && other.kv.state === "hot" && !this.#reserved.has(other);
+      const length = mayGive && other.lock.free ? reusablePrefix(other.kv.ids, promptIds) : 0;
+      if (length > most) [donor, most] = [other, length];
+    }
+    if (!donor) return 0;
+    kv.cache = donor.kv.cache!.fork(most);
+    for (const id of promptIds.slice(0, most)) kv.ids.push(id);
+    return most;
   }
 
   /** Gives a session's memory back, and leaves what is in files for the next start. */

@@ -75,12 +75,12 @@ export class SessionFiles implements SessionJournal, KvFiles {
     this.#variant = variant;
   }
 
-  async append(session: Session, delta: TranscriptDelta): Promise<void> {
+  async append(session: Session, delta: TranscriptDelta, ttlMs: number | undefined): Promise<void> {
     await this.#inOrder(session.key, async () => {
       // Deleted while this waited: its file must not come back.
       if (session.closed) return;
       const path = this.#log(session.key);
-      const record = logRecord(delta, session.ttlMs);
+      const record = logRecord(delta, ttlMs);
       const size = this.#sizes.get(session.key);
       try {
         if (size && size.bytes < SMALL_LOG_BYTES + BLOAT * size.wholeBytes) {
@@ -88,7 +88,7 @@ export class SessionFiles implements SessionJournal, KvFiles {
           await appendToFile(path, size.bytes, bytes);
           size.bytes += bytes.length;
         } else {
-          const whole = logRecord(session.transcript.snapshot(), session.ttlMs);
+          const whole = logRecord(session.transcript.snapshot(), ttlMs);
           const bytes = encodeLog(this.#header(session), size ? [whole, record] : [record]);
           await replaceFile(path, [bytes]);
           this.#sizes.set(session.key, { bytes: bytes.length, wholeBytes: bytes.length });

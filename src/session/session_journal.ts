@@ -7,9 +7,10 @@ export interface SessionJournal {
   readonly secret: Uint8Array;
   /**
    * Keeps a change: when it resolves, the change survives the process and the machine.
+   * @param ttlMs lifetime of the session from now on, in milliseconds; the store's own when absent
    * @throws {StorageError} when it could not; what was kept before is
    */
-  append(session: Session, delta: TranscriptDelta): Promise<void>;
+  append(session: Session, delta: TranscriptDelta, ttlMs: number | undefined): Promise<void>;
   /** Forgets a session for good, and its parked KV. @param key of a session that is closed */
   remove(key: string): Promise<void>;
   /** Why what is kept under a key cannot be read; `undefined` when it can, or there is nothing. */

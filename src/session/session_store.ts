@@ -180,11 +180,13 @@ export class SessionStore implements Disposable {
 
   /**
    * Changes the transcript, on disk first. The caller holds the session.
+   * @param ttlMs lifetime from now on; as it was when absent
    * @throws {StorageError} when the disk refuses; nothing has changed
    */
-  async commit(session: Session, delta: TranscriptDelta): Promise<void> {
+  async commit(session: Session, delta: TranscriptDelta, ttlMs: number | undefined = session.ttlMs): Promise<void> {
     if (session.closed) return;
-    await this.#journal?.append(session, delta);
+    await this.#journal?.append(session, delta, ttlMs);
+    session.ttlMs = ttlMs;
     session.transcript.apply(delta);
     session.established = true;
     this.#gone.delete(session.key);

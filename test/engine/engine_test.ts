@@ -34,6 +34,7 @@ describe("Engine.generate()", () => {
       drafts: { accepted: 0, rejected: 0 },
       cache: {
         reused: 0,
+        shared: 0,
         written: engine.tokenizer.encode(prompt.text).length + 19,
         reason: "off",
         bytes: (engine.tokenizer.encode(prompt.text).length + 19) * FAKE_BYTES_PER_TOKEN,

@@ -55,6 +55,36 @@ describe("Sessions.create(), inspect(), list()", () => {
   });
 });
 
+describe("a prefix that another session has", () => {
+  const words = Array.from({ length: 40 }, (_, i) => i);
+  const first = async (
+    { engine }: ReturnType<typeof fakeEngine>,
+    session: { id: string; tenant?: string },
+    last: number,
+  ) =>
+    (await collect(engine.generate({ prompt: { ids: [...words, last] }, maxTokens: 2, ignoreEos: true, session }))).end
+      .usage;
+
+  test("is shared within a tenant, where the backend shares memory", async () => {
+    const started = fakeEngine({ vocabSize: 50 });
+    started.backend.info.kvShares = true;
+    await first(started, { id: "a" }, 41);
+    const own = await first(started, { id: "b" }, 42);
+    assert.deepEqual([own.cachedTokens, own.cache.shared, own.cache.reason], [40, 40, "first_use"]);
+    const other = await first(started, { id: "b", tenant: "other" }, 42);
+    assert.deepEqual([other.cachedTokens, other.cache.shared], [0, 0]);
+    const again = await append(started, "b", [1]);
+    assert.equal(again.end.usage.cache.shared, 0);
+    assert.equal(again.ids[0], started.backend.next([...started.engine.sessions.inspect("b").ids.slice(0, 44)]));
+  });
+
+  test("is evaluated anew where the backend would copy", async () => {
+    const started = fakeEngine({ vocabSize: 50 });
+    await first(started, { id: "a" }, 41);
+    assert.equal((await first(started, { id: "b" }, 42)).cachedTokens, 0);
+  });
+});
+
 describe("Sessions.fork()", () => {
   test("the fork goes on as a fresh session would, and its parent is untouched", async () => {
     for (const kvShares of [false, true]) {
