@@ -9,10 +9,15 @@ export { createEngine, type CreateEngineOptions } from "./engine/create_engine.t
 export { Engine, type EngineOptions } from "./engine/engine.ts";
 export type * from "./engine/generate_request.ts";
 export { Generation } from "./engine/generation.ts";
+export type { CacheReason, CacheReport } from "./engine/cache_report.ts";
+export type { TurnPlan } from "./engine/plan_turn.ts";
+export type { ImportedSession, SessionDetails, SessionInfo, Sessions, TenantOption } from "./engine/sessions.ts";
+export type { ImportOptions } from "./engine/session_capsules.ts";
 export { pipeline, type TextGenerationOptions, type TextGenerationPipeline } from "./engine/pipeline.ts";
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./engine/text_streamer.ts";
 export * from "./errors.ts";
 export { type AppOptions, createApp } from "./http/app.ts";
 export type { SamplingParams } from "./sampling/sampling_params.ts";
 export type { ChatMessage } from "./tokenizer/chat_template.ts";
+export type { RewindTarget } from "./session/rewind.ts";
 export { Tokenizer } from "./tokenizer/tokenizer.ts";

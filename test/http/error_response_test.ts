@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  CapsuleError,
+  SessionBusyError,
+  SessionExistsError,
+  SessionGoneError,
+  SessionNotFoundError,
+  StorageError,
+  TurnMismatchError,
+  TurnSupersededError,
+} from "../../src/errors.ts";
+import { describeError } from "../../src/http/error_response.ts";
+
+test("what goes wrong with sessions has a status and a code, and is not retried by itself", () => {
+  const expected: [Error, number, string][] = [
+    [new SessionBusyError("s"), 409, "session_busy"],
+    [new SessionExistsError("s"), 409, "session_exists"],
+    [new TurnSupersededError("s"), 409, "turn_superseded"],
+    [new SessionNotFoundError("s"), 404, "session_not_found"],
+    [new SessionGoneError("s", "expired"), 410, "session_expired"],
+    [new SessionGoneError("s", "deleted"), 410, "session_deleted"],
+    [new SessionGoneError("s", "unreadable", "the file is damaged"), 410, "session_unreadable"],
+    [new TurnMismatchError("s", 3, 2), 412, "turn_mismatch"],
+    [new CapsuleError("snapshot_corrupt", "x"), 400, "snapshot_corrupt"],
+    [new CapsuleError("snapshot_version", "x"), 400, "snapshot_version"],
+    [new CapsuleError("snapshot_model_mismatch", "x"), 409, "snapshot_model_mismatch"],
+    [new CapsuleError("snapshot_too_large", "x"), 413, "snapshot_too_large"],
+    [new StorageError("x"), 507, "storage_failed"],
+  ];
+  for (const [error, status, code] of expected) {
+    const described = describeError(error);
+    assert.deepEqual([described.status, described.body.error.code], [status, code]);
+    assert.equal(described.headers["x-should-retry"], "false", code);
+    assert.equal(described.body.error.message, error.message);
+  }
+  assert.equal(describeError(new TurnMismatchError("s", 3, 2)).body.error.turn, 3);
+});
