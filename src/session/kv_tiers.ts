@@ -1,31 +1,17 @@
-import { createHash } from "node:crypto";
 import type { Backend } from "../backend/backend.ts";
 import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
 import { reusablePrefix } from "./common_prefix.ts";
+import { KvMembers, sum } from "./kv_members.ts";
 import { KvRates, MeasuredParking, type ParkingPolicy } from "./kv_rates.ts";
+import { ParkedStore, type ParkedStoreOptions } from "./parked_store.ts";
 import type { Session } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
 import type { Hold } from "./turn_lock.ts";
 
-/** Files for parked KV. */
-export interface KvFiles {
-  /** Writes them, replacing what was there. @throws {StorageError} */
-  writeParked(session: Session, parked: ParkedKv, data: Uint8Array): Promise<void>;
-  /** @throws {StorageError} when there is none, or it is not the KV it should be */
-  readParked(session: Session, parked: ParkedKv): Promise<Uint8Array>;
-  /** Removes it. Idempotent. */
-  removeParked(session: Session): Promise<void>;
-}
-
 /** Options of {@linkcode KvTiers}. */
-export interface KvTiersOptions {
+export interface KvTiersOptions extends ParkedStoreOptions {
   /** Backend memory that the KV of all sessions together may hold. */
   hotBytes: number;
-  /** Host memory for parked KV. @default 0: nothing is kept there */
-  warmBytes?: number;
-  /** Disk for parked KV, if there are files. @default 0 */
-  parkedBytes?: number;
-  files?: KvFiles;
   /** @default what is measured to pay */
   parking?: ParkingPolicy;
 }
@@ -44,6 +30,9 @@ export interface KvTiersStats {
   restores: number;
   /** Parked KV that could not be restored: damaged, unreadable, or no memory. */
   failedRestores: number;
+  hotBudgetBytes: number;
+  warmBudgetBytes: number;
+  parkedBudgetBytes: number;
 }
 
 /** Tokens of a prefix that are worth sharing. */
@@ -55,33 +44,26 @@ const LEAST_SHARED = 16;
  */
 export class KvTiers {
   readonly rates: KvRates = new KvRates();
-  readonly budgets: { readonly hotBytes: number; readonly warmBytes: number; readonly parkedBytes: number };
+  readonly hotBudgetBytes: number;
   readonly #backend: Backend;
-  readonly #files: KvFiles | undefined;
   readonly #parking: ParkingPolicy;
-  /** Everybody with KV anywhere, least recently used first. */
-  readonly #members = new Set<Session>();
-  /** Bytes promised to running turns. */
-  readonly #reserved = new Map<Session, number>();
+  readonly #members = new KvMembers();
+  readonly #parked: ParkedStore;
   /** Sessions whose KV is on its way out of the backend. */
   readonly #leaving = new Map<Session, Promise<void>>();
   #counts = { evictions: 0, parks: 0, restores: 0, failedRestores: 0 };
 
   constructor(backend: Backend, options: KvTiersOptions) {
     this.#backend = backend;
-    this.#files = options.files;
     this.#parking = options.parking ?? new MeasuredParking(this.rates);
-    this.budgets = {
-      hotBytes: options.hotBytes,
-      warmBytes: options.warmBytes ?? 0,
-      parkedBytes: options.files ? options.parkedBytes ?? 0 : 0,
-    };
+    this.#parked = new ParkedStore(this.#members, options);
+    this.hotBudgetBytes = options.hotBytes;
   }
 
   /** Takes note of a session whose turn begins: its KV stays where it is until `release`. */
   hold(session: Session): void {
     if (session.kv.cache?.lost) this.drop(session);
-    this.#reserved.set(session, session.kv.hotBytes);
+    this.#members.reserve(session, session.kv.hotBytes);
     this.#members.add(session);
   }
 
@@ -90,26 +72,23 @@ export class KvTiers {
    * @throws {OutOfMemoryError} when running turns hold what is missing, or the budget is smaller; nothing is promised
    */
   async reserve(session: Session, bytes: number): Promise<void> {
-    const before = this.#reserved.get(session) ?? 0;
+    const before = this.#members.reserved(session) ?? 0;
     const promised = Math.max(bytes, session.kv.hotBytes);
-    this.#reserved.set(session, promised);
+    this.#members.reserve(session, promised);
     try {
       while (this.#excess() > 0) {
         if (this.#excess(this.#leaving) <= 0) await Promise.race(this.#leaving.values());
-        else if (this.#reservedBytes() > this.budgets.hotBytes || !this.#evictOne()) {
-          throw this.#full(session, promised);
-        }
+        else if (this.availableBytes < 0 || !this.#evictOne()) throw this.#full(session, promised);
       }
     } catch (error) {
-      this.#reserved.set(session, before);
+      this.#members.reserve(session, before);
       throw error;
     }
   }
 
   /** Ends a hold: the session is the most recently used, and idle. */
   release(session: Session): void {
-    this.#reserved.delete(session);
-    this.#members.delete(session);
+    this.#members.release(session);
     if (session.kv.state === "cold" || session.kv.ids.length === 0) this.drop(session);
     else this.#members.add(session);
   }
@@ -130,9 +109,7 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      const data = parked.data ?? await this.#files!.readParked(session, parked);
-      if (sha256(data) !== parked.sha256) throw new RangeError("Cannot restore KV: its bytes have changed");
-      kv.cache = await this.#backend.importKv(data, parked.tokens);
+      kv.cache = await this.#backend.importKv(await this.#parked.load(session), parked.tokens);
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
     } catch {
       // Nothing is lost but time: the turn evaluates the ids.
@@ -142,7 +119,7 @@ export class KvTiers {
     }
     this.rates.recordRestore(parked.byteLength, performance.now() - startedAt);
     this.#counts.restores++;
-    this.#unpark(session);
+    this.#parked.drop(session);
     return true;
   }
 
@@ -155,12 +132,9 @@ export class KvTiers {
     if (!kv.cache) return;
     const tokens = kv.ids.length;
     const bytes = this.#backend.kvBytes(tokens);
-    const roomBytes = Math.max(inMemory ? this.budgets.warmBytes : 0, this.budgets.parkedBytes);
-    if (
-      kv.cache.lost || tokens === 0 || bytes > roomBytes || !this.#parking.pays(tokens, bytes)
-    ) {
-      return this.drop(session);
-    }
+    const { warmBudgetBytes, diskBudgetBytes } = this.#parked;
+    const fits = bytes <= Math.max(inMemory ? warmBudgetBytes : 0, diskBudgetBytes);
+    if (kv.cache.lost || tokens === 0 || !fits || !this.#parking.pays(tokens, bytes)) return this.drop(session);
     let data: Uint8Array;
     try {
       data = await this.#backend.exportKv(kv.cache);
@@ -168,10 +142,7 @@ export class KvTiers {
       return this.drop(session);
     }
     kv.disposeCache();
-    const parked = { tokens, byteLength: data.byteLength, sha256: sha256(data) };
-    const kept = inMemory && await this.#keepWarm(session, { ...parked, data }) ||
-      await this.#keepOnDisk(session, parked, data);
-    if (kept) this.#counts.parks++;
+    if (await this.#parked.keep(session, data, { inMemory })) this.#counts.parks++;
     else this.drop(session);
   }
 
@@ -183,8 +154,7 @@ export class KvTiers {
       if (kv.state === "hot") return { tokens, data: await this.#backend.exportKv(kv.cache!) };
       // What was parked with more tokens than are left cannot be cut.
       if (kv.parked?.tokens !== tokens) return undefined;
-      const data = kv.parked.data ?? await this.#files!.readParked(session, kv.parked);
-      return sha256(data) === kv.parked.sha256 ? { tokens, data } : undefined;
+      return { tokens, data: await this.#parked.load(session) };
     } catch {
       return undefined;
     }
@@ -194,8 +164,8 @@ export class KvTiers {
   drop(session: Session): void {
     session.kv.truncate(0);
     session.kv.disposeCache();
-    this.#unpark(session);
-    if (!this.#reserved.has(session)) this.#members.delete(session);
+    this.#parked.drop(session);
+    this.#members.delete(session);
   }
 
   /**
@@ -208,8 +178,8 @@ export class KvTiers {
     let donor: Session | undefined;
     let most = LEAST_SHARED - 1;
     for (const other of this.#members) {
-      const mayGive = other.name?.tenant === name.tenant && other.kv.state === "hot" && !this.#reserved.has(other);
-      const length = mayGive && other.lock.free ? reusablePrefix(other.kv.ids, promptIds) : 0;
+      const mayGive = other.name?.tenant === name.tenant && other.kv.state === "hot" && other.lock.free;
+      const length = mayGive ? reusablePrefix(other.kv.ids, promptIds) : 0;
       if (length > most) [donor, most] = [other, length];
     }
     if (!donor) return 0;
@@ -247,31 +217,24 @@ export class KvTiers {
 
   /** Takes over KV that is in a session's file, if the budget has room for it; else the file goes. */
   adopt(session: Session, parked: ParkedKv): void {
-    if (this.#diskBytes() + parked.byteLength > this.budgets.parkedBytes) {
-      this.#files?.removeParked(session).catch(() => {});
-      return;
-    }
-    session.kv.parked = parked;
-    for (const id of session.transcript.ids.slice(0, parked.tokens)) session.kv.ids.push(id);
-    this.#members.add(session);
+    this.#parked.adopt(session, parked);
   }
 
   /** Writes idle KV to disk as far as it pays and its budget goes, most recently used first: for the next start. */
   async persist(): Promise<void> {
-    if (!this.#files) return;
+    if (this.#parked.diskBudgetBytes === 0) return;
     for (const session of [...this.#members].reverse()) {
-      const hold = this.#reserved.has(session) ? undefined : session.lock.tryWork();
+      const hold = session.lock.tryWork();
       if (!hold) continue;
-      const { data, ...parked } = session.kv.parked ?? {};
       if (session.kv.cache) await this.park(session, { inMemory: false });
-      else if (data) await this.#keepOnDisk(session, parked as ParkedKv, data);
+      else if (session.kv.state === "warm" && !await this.#parked.moveToDisk(session)) this.drop(session);
       this.#letGo(session, hold);
     }
   }
 
   /** Backend memory that running turns leave. */
   get availableBytes(): number {
-    return this.budgets.hotBytes - this.#reservedBytes();
+    return this.hotBudgetBytes - this.#members.reservedBytes;
   }
 
   stats(): KvTiersStats {
@@ -279,32 +242,32 @@ export class KvTiers {
     const count = (state: string) => members.filter(({ kv }) => kv.state === state).length;
     return {
       hotBytes: sum(members.map(({ kv }) => kv.hotBytes)),
-      warmBytes: this.#warmBytes(),
-      parkedBytes: this.#diskBytes(),
+      warmBytes: this.#parked.warmBytes,
+      parkedBytes: this.#parked.diskBytes,
       hot: count("hot"),
       warm: count("warm"),
       parked: count("parked"),
       ...this.#counts,
+      hotBudgetBytes: this.hotBudgetBytes,
+      warmBudgetBytes: this.#parked.warmBudgetBytes,
+      parkedBudgetBytes: this.#parked.diskBudgetBytes,
     };
-  }
-
-  #reservedBytes(): number {
-    return sum(this.#reserved.values());
   }
 
   /** Bytes over the budget, once all that is promised is used. @param without sessions not to count */
   #excess(without?: ReadonlyMap<Session, unknown>): number {
     let idle = 0;
     for (const session of this.#members) {
-      if (!this.#reserved.has(session) && !without?.has(session)) idle += session.kv.hotBytes;
+      if (this.#members.reserved(session) === undefined && !without?.has(session)) idle += session.kv.hotBytes;
     }
-    return this.#reservedBytes() + idle - this.budgets.hotBytes;
+    return idle - this.availableBytes;
   }
 
   /** @returns whether there was somebody whose KV can go */
   #evictOne(): boolean {
-    const [victim, hold] = this.#idle(({ kv }) => kv.cache !== undefined);
-    if (!victim) return false;
+    const idle = this.#members.takeIdle(({ kv }) => kv.cache !== undefined);
+    if (!idle) return false;
+    const [victim, hold] = idle;
     this.#counts.evictions++;
     const eviction = this.park(victim).finally(() => {
       this.#leaving.delete(victim);
@@ -314,87 +277,19 @@ export class KvTiers {
     return true;
   }
 
-  async #keepWarm(session: Session, parked: ParkedKv): Promise<boolean> {
-    const { warmBytes } = this.budgets;
-    if (parked.byteLength > warmBytes) return false;
-    const full = () => this.#warmBytes() + parked.byteLength > warmBytes;
-    while (full()) {
-      const [victim, hold] = this.#idle((other) => other !== session && other.kv.state === "warm");
-      if (!victim) return false;
-      const { data, ...rest } = victim.kv.parked!;
-      victim.kv.parked = undefined;
-      try {
-        if (!await this.#keepOnDisk(victim, rest, data!)) this.drop(victim);
-      } finally {
-        this.#letGo(victim, hold);
-      }
-    }
-    session.kv.parked = parked;
-    return true;
-  }
-
-  async #keepOnDisk(session: Session, parked: ParkedKv, data: Uint8Array): Promise<boolean> {
-    const { parkedBytes } = this.budgets;
-    if (!this.#files || parked.byteLength > parkedBytes || session.name === undefined) return false;
-    while (this.#diskBytes() + parked.byteLength > parkedBytes) {
-      const [victim, hold] = this.#idle((other) => other !== session && other.kv.state === "parked");
-      if (!victim) return false;
-      this.drop(victim);
-      hold.release();
-    }
-    // Counted from here on, so that two at once do not both find the room.
-    session.kv.parked = parked;
-    try {
-      await this.#files.writeParked(session, parked, data);
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  /** The least recently used session that nobody holds, and a hold on it. */
-  #idle(wanted: (session: Session) => boolean) {
-    for (const session of this.#members) {
-      if (this.#reserved.has(session) || !wanted(session)) continue;
-      const hold = session.lock.tryWork();
-      if (hold) return [session, hold] as const;
-    }
-    return [undefined, undefined] as const;
-  }
-
   /** Ends work on a session, which may have been deleted meanwhile. */
   #letGo(session: Session, hold: Hold): void {
     if (session.closed) this.drop(session);
     hold.release();
   }
 
-  #unpark(session: Session): void {
-    const { parked } = session.kv;
-    session.kv.parked = undefined;
-    // A file that stays behind is found and removed at the next start.
-    if (parked && !parked.data) this.#files?.removeParked(session).catch(() => {});
-  }
-
-  #warmBytes(): number {
-    const distinct = new Set<Uint8Array>();
-    for (const { kv } of this.#members) if (kv.parked?.data) distinct.add(kv.parked.data);
-    return sum([...distinct].map((data) => data.byteLength));
-  }
-
-  #diskBytes(): number {
-    return sum([...this.#members].map(({ kv }) => kv.state === "parked" ? kv.parked!.byteLength : 0));
-  }
-
   #full(session: Session, bytes: number): OutOfMemoryError {
-    const others = this.#reservedBytes() - (this.#reserved.get(session) ?? 0);
+    const others = this.#members.reservedBytes - (this.#members.reserved(session) ?? 0);
     return new OutOfMemoryError(
-      `Cannot reserve ${mib(bytes)} of KV memory: the budget is ${mib(this.budgets.hotBytes)}, ` +
+      `Cannot reserve ${mib(bytes)} of KV memory: the budget is ${mib(this.hotBudgetBytes)}, ` +
         `and running turns hold ${mib(others)} of it; try again later or ask for fewer tokens`,
     );
   }
 }
 
-/** SHA-256 of parked KV, in hex. */
-export const sha256 = (data: Uint8Array): string => createHash("sha256").update(data).digest("hex");
-const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0);
 const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;

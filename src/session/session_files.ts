@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { StorageError } from "../errors.ts";
 import { appendToFile, cutFile, PRIVATE_FILE, removeFiles, replaceFile } from "./durable_file.ts";
 import { hashIds, readKvFile, readKvHeader, writeKvFile } from "./kv_file.ts";
-import type { KvFiles } from "./kv_tiers.ts";
+import type { KvFiles } from "./parked_store.ts";
 import { Session } from "./session.ts";
 import type { SessionJournal } from "./session_journal.ts";
 import type { ParkedKv } from "./session_kv.ts";

@@ -24,9 +24,6 @@ export interface SessionStoreOptions {
 /** What the store holds right now. */
 export interface SessionStoreStats extends KvTiersStats {
   sessions: number;
-  hotBudgetBytes: number;
-  warmBudgetBytes: number;
-  parkedBudgetBytes: number;
 }
 
 /** A session that is held for a turn or a verb. */
@@ -208,14 +205,7 @@ export class SessionStore implements Disposable {
   }
 
   stats(): SessionStoreStats {
-    const { hotBytes, warmBytes, parkedBytes } = this.#tiers.budgets;
-    return {
-      sessions: this.#running.size + this.#idle.size,
-      ...this.#tiers.stats(),
-      hotBudgetBytes: hotBytes,
-      warmBudgetBytes: warmBytes,
-      parkedBudgetBytes: parkedBytes,
-    };
+    return { sessions: this.#running.size + this.#idle.size, ...this.#tiers.stats() };
   }
 
   /** Gives all KV back, but for running turns', which goes when they end. Files stay. */
