@@ -13,7 +13,6 @@ import type { PreparedPrompt } from "./prompt_ids.ts";
  * - `evicted`: the prompt shares more with the transcript than there was KV for.
  * - `edited_at_message`: a message differs from the transcript's; `firstDifference` says which.
  * - `token_mismatch`: no message differs, but the ids do.
- * - `shifted`: the oldest turns were left out, so that all others stand elsewhere.
  */
 export type CacheReason =
   | "none"
@@ -22,8 +21,7 @@ export type CacheReason =
   | "restored"
   | "evicted"
   | "edited_at_message"
-  | "token_mismatch"
-  | "shifted";
+  | "token_mismatch";
 
 /** What a session's cache did for one turn, and why not more. */
 export interface CacheReport {

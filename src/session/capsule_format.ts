@@ -38,7 +38,7 @@ const headerSchema = z.object({
   /** Random: blocks of different capsules do not mix. */
   capsule: z.string(),
   /** The session's id where it was exported. */
-  session: z.string(),
+  session: z.string().min(1).max(256),
   createdAt: count,
   model: modelIdentitySchema,
   /** Arithmetic that made the KV. */

@@ -1,33 +1,47 @@
-/** How much one measurement more counts. */
-const WEIGHT = 0.3;
+/** How much of what was measured before still counts beside one measurement more. */
+const MEMORY = 0.7;
+
+/** Milliseconds for an amount of something, as measured lately. Large amounts say more than small ones. */
+class Rate {
+  #amount = 0;
+  #ms = 0;
+
+  record(amount: number, ms: number): void {
+    this.#amount = this.#amount * MEMORY + amount;
+    this.#ms = this.#ms * MEMORY + ms;
+  }
+
+  /** Milliseconds for so much; `undefined` before the first measurement. */
+  msFor(amount: number): number | undefined {
+    return this.#amount > 0 ? (amount * this.#ms) / this.#amount : undefined;
+  }
+}
 
 /** What evaluating and moving KV cost here, as measured. One for all sessions of an engine. */
 export class KvRates {
-  #prefillMsPerToken: number | undefined;
-  #restoreMsPerByte: number | undefined;
+  readonly #prefill = new Rate();
+  readonly #restore = new Rate();
 
   /** Counts a prefill of new tokens. */
   recordPrefill(tokens: number, ms: number): void {
-    if (tokens > 0) this.#prefillMsPerToken = average(this.#prefillMsPerToken, ms / tokens);
+    this.#prefill.record(tokens, ms);
   }
 
   /** Counts a restore, reading and checking included. */
   recordRestore(bytes: number, ms: number): void {
-    if (bytes > 0) this.#restoreMsPerByte = average(this.#restoreMsPerByte, ms / bytes);
+    this.#restore.record(bytes, ms);
   }
 
   /** Milliseconds to evaluate so many tokens; `undefined` before the first measurement. */
   prefillMs(tokens: number): number | undefined {
-    return this.#prefillMsPerToken && this.#prefillMsPerToken * tokens;
+    return this.#prefill.msFor(tokens);
   }
 
   /** Milliseconds to restore so many bytes; `undefined` before the first measurement. */
   restoreMs(bytes: number): number | undefined {
-    return this.#restoreMsPerByte && this.#restoreMsPerByte * bytes;
+    return this.#restore.msFor(bytes);
   }
 }
-
-const average = (old: number | undefined, value: number) => old === undefined ? value : old + WEIGHT * (value - old);
 
 /** Says whether KV is worth keeping outside the backend. */
 export interface ParkingPolicy {
