@@ -15,6 +15,7 @@ import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { createDraftLength, type PromptLookupMode, RowCost } from "./draft_length.ts";
 import { type GenerateEvent, type GenerateRequest, MAX_STOP_STRINGS } from "./generate_request.ts";
 import { Generation } from "./generation.ts";
+import { PassScheduler } from "./pass_scheduler.ts";
 import { openTurn, type TurnHost, turnSession } from "./open_turn.ts";
 import { Sessions } from "./sessions.ts";
 
@@ -59,6 +60,7 @@ export class Engine implements AsyncDisposable {
   readonly #prefillChunk: number;
   readonly #promptLookup: PromptLookupMode;
   readonly #rowCost: RowCost = new RowCost();
+  readonly #passes: PassScheduler;
   readonly #stopIds: ReadonlySet<number>;
   readonly #running = new Set<Generation>();
   #chatTemplate: ChatTemplate | undefined;
@@ -90,6 +92,7 @@ export class Engine implements AsyncDisposable {
       maxBytes: options.maxCapsuleBytes ?? 256 * 2 ** 20,
     });
     this.#prefillChunk = options.prefillChunk ?? 128;
+    this.#passes = new PassScheduler(backend, { onDecodePass: (tokens, ms) => this.#rowCost.record(tokens, ms) });
     this.#promptLookup = backend.info.rowInvariant ? options.promptLookup ?? "auto" : "off";
     this.#stopIds = stopTokenIds(model, this.tokenizer.eosTokenId);
   }
@@ -131,6 +134,7 @@ export class Engine implements AsyncDisposable {
     const turn = await openTurn(this.#host, request, { params, skipSpecialTokens, ...options });
     const generation = new Generation({
       backend: this.backend,
+      passes: this.#passes,
       turn,
       startedAt,
       useCache,
@@ -141,7 +145,6 @@ export class Engine implements AsyncDisposable {
       stops: new StopStrings(stop),
       prefillChunk: this.#prefillChunk,
       draftLength: useCache ? createDraftLength(this.#promptLookup, this.#rowCost) : undefined,
-      onPass: (rows, ms) => this.#rowCost.record(rows, ms),
       onPrefill: (tokens, ms) => this.#host.tiers.rates.recordPrefill(tokens, ms),
       onSettled: () => this.#running.delete(generation),
     }, options.signal);

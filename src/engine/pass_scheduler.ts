@@ -39,15 +39,16 @@ export class PassScheduler {
   readonly #options: PassSchedulerOptions;
   readonly #waiting: Waiting[] = [];
   #running = false;
+  #streams = 0;
 
   constructor(backend: PassBackend, options: PassSchedulerOptions = {}) {
     this.#backend = backend;
     this.#options = options;
   }
 
-  /** Rows that wait for a pass. */
-  get waiting(): number {
-    return this.#waiting.length;
+  /** Sequences that took part in the last pass or waited behind it. */
+  get streams(): number {
+    return this.#streams;
   }
 
   /**
@@ -79,8 +80,8 @@ export class PassScheduler {
       const ms = performance.now() - startedAt;
       const tokens = pass.reduce((sum, { row }) => sum + row.tokenIds.length, 0);
       if (!pass.some(({ row }) => this.#isPrefill(row))) this.#options.onDecodePass?.(tokens, ms);
-      const streams = pass.length + this.#waiting.length;
-      if (streams > 1) await this.#gather(streams, PATIENCE * ms);
+      this.#streams = pass.length + this.#waiting.length;
+      if (this.#streams > 1) await this.#gather(this.#streams, PATIENCE * ms);
     }
     this.#running = false;
   }

@@ -1,11 +1,14 @@
 import type { Backend, ForwardRow, LogitsWanted } from "../backend/backend.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
+import type { PassScheduler } from "./pass_scheduler.ts";
 import { PromptLookup } from "./prompt_lookup.ts";
 
 /** What a sequence runs on. */
 export interface SequenceParts {
-  backend: Backend;
+  backend: Pick<Backend, "createKvCache">;
+  /** Runs the passes, shared with other sequences. */
+  passes: PassScheduler;
   promptIds: readonly number[];
   /** This sequence's alone. Its cache holds its `ids`, a proper prefix of `promptIds`. */
   kv: SessionKv;
@@ -16,8 +19,6 @@ export interface SequenceParts {
   stopIds: ReadonlySet<number>;
   /** How far to draft the answer out of the prompt; absent: not at all. Needs `useCache` and a row-invariant backend. */
   draftLength?: DraftLength;
-  /** Called with each pass of the decode phase. */
-  onPass?(rows: number, ms: number): void;
   signal: AbortSignal;
 }
 
@@ -46,7 +47,7 @@ export class Sequence {
     if (parts.draftLength) this.#lookup = new PromptLookup(parts.promptIds);
   }
 
-  /** Whether a forward pass is running: the KV is in use. */
+  /** Whether a forward pass is running, or waited for: the KV is in use. */
   get inPass(): boolean {
     return this.#inPass;
   }
@@ -76,7 +77,7 @@ export class Sequence {
    * @throws the signal's reason when aborted, and what the backend throws
    */
   async decode(id: number, maxAhead: number): Promise<Float32Array> {
-    const { useCache, onPass } = this.#parts;
+    const { useCache } = this.#parts;
     this.#decoded.push(id);
     if (!useCache) return await this.#forwardAll();
     this.#observe(id);
@@ -89,9 +90,7 @@ export class Sequence {
     }
     this.dropDrafts();
     const draft = this.#draft(maxAhead);
-    const startedAt = performance.now();
     const logits = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last");
-    onPass?.(1 + draft.length, performance.now() - startedAt);
     this.#confirm([id]);
     const vocabSize = logits.length / (1 + draft.length);
     const after = (i: number) => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
@@ -113,8 +112,10 @@ export class Sequence {
     this.#lookup?.push(id);
   }
 
+  /** Nothing in company: other streams fill the pass with tokens that are sure to be wanted. */
   #draft(max: number): number[] {
-    const length = this.#parts.draftLength?.choose(max) ?? 0;
+    const { draftLength, passes } = this.#parts;
+    const length = passes.streams > 1 ? 0 : draftLength?.choose(max) ?? 0;
     const draft = length > 0 ? this.#lookup!.draft(length) : [];
     const end = draft.findIndex((id) => this.#parts.stopIds.has(id));
     return end < 0 ? draft : draft.slice(0, end);
@@ -143,8 +144,8 @@ export class Sequence {
     this.#parts.signal.throwIfAborted();
     this.#inPass = true;
     try {
-      const [result] = await this.#parts.backend.forward([row]);
-      return result!.logits;
+      const { logits } = await this.#parts.passes.forward(row, this.#parts.signal);
+      return logits;
     } finally {
       this.#inPass = false;
     }
