@@ -18,6 +18,7 @@ import { load } from "./cases/load.ts";
 import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
+import { streams } from "./cases/streams.ts";
 import { useCache } from "./cases/use_cache.ts";
 import { writeRecord } from "./record.ts";
 import { type CaseResult, describeMachine, type Environment, progress, table } from "./report.ts";
@@ -30,6 +31,7 @@ const CASES: Readonly<Record<string, Case>> = {
   prompt_lookup: promptLookup,
   batch_rows: batchRows,
   context_curve: contextCurve,
+  streams,
 };
 
 const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels, load };
