@@ -1,3 +1,4 @@
+import { OutOfMemoryError } from "../errors.ts";
 import type { Sampler } from "../sampling/sampler.ts";
 import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import type { StopStrings } from "../tokenizer/stop_strings.ts";
@@ -84,6 +85,10 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     this.#state = "running";
     try {
       yield* this.#run();
+    } catch (error) {
+      // What a cache is after that, the backend alone knows; and others need the room.
+      if (error instanceof OutOfMemoryError) this.#parts.turn.dropKv();
+      throw error;
     } finally {
       await this.#settle();
     }

@@ -85,6 +85,12 @@ export class Turn {
     this.#parts.held.hold.ending = true;
   }
 
+  /** Gives up the KV, as if it had been evicted. */
+  dropKv(): void {
+    this.kv.truncate(0);
+    this.kv.disposeCache();
+  }
+
   /**
    * Makes the answer part of the session, on disk where there is one.
    * @throws {StorageError} when the disk refuses; the turn can only be rolled back then

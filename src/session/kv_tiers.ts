@@ -203,7 +203,7 @@ export class KvTiers {
     if (count === 0) return;
     try {
       if (from.kv.state === "hot") {
-        if (!this.#backend.info.kvShares) await this.reserve(to, this.#backend.kvBytes(count));
+        await this.reserve(to, this.#backend.kvBytes(count));
         to.kv.cache = from.kv.cache!.fork(count);
       } else if (from.kv.state === "warm") to.kv.parked = from.kv.parked;
       else return;

@@ -3,6 +3,7 @@ import { describe, test } from "node:test";
 import type { GenerateEvent, GenerateRequest, SessionRef } from "../../src/engine/generate_request.ts";
 import {
   InvalidRequestError,
+  OutOfMemoryError,
   SessionBusyError,
   SessionNotFoundError,
   TurnMismatchError,
@@ -143,6 +144,18 @@ describe("a turn that does not end well", () => {
     same();
     await assert.rejects(collect(engine.generate({ ...request, maxTokens: 1000 })), { name: "ContextOverflowError" });
     same();
+  });
+
+  test("for want of memory costs the KV, not the words", async () => {
+    const { engine, backend } = fakeEngine();
+    await turn(engine, { ids: [5, 6, 7] }, {}, { maxTokens: 4, ignoreEos: true });
+    const { ids } = engine.sessions.inspect("s");
+    backend.failNext = new OutOfMemoryError("no room in the heap");
+    await assert.rejects(turn(engine, { ids: [8] }, { mode: "append" }), OutOfMemoryError);
+    const after = engine.sessions.inspect("s");
+    assert.deepEqual([after.ids, after.state, backend.caches.size], [ids, "cold", 0]);
+    const next = await turn(engine, { ids: [8] }, { mode: "append" }, { maxTokens: 1, ignoreEos: true });
+    assert.equal(next.ids[0], backend.next([...ids, 8]));
   });
 
   test("is kept as far as it came, if so asked", async () => {
