@@ -55,6 +55,7 @@ describe("the listener", () => {
       await using server = served(20);
       const stop = new AbortController();
       const session = "s";
+      await server.post("/v1/chat/completions", { messages, max_tokens: 0, session });
       const body = { messages, max_tokens: 400, ignore_eos: true, stream, session };
       const response = await server.post(path, body, stop.signal);
       const reader = response.body!.getReader();
