@@ -111,6 +111,19 @@ describe("SessionFiles", () => {
     }
   });
 
+  test("a tail of zeros, as a power cut leaves it, is cut off", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    const [path] = await filesEnding(".log");
+    const whole = await readFile(path!);
+    for (const zeros of [1, 24, 500]) {
+      await writeFile(path!, Buffer.concat([whole, new Uint8Array(zeros)]));
+      const { engine, files } = await durableEngine(dataDir);
+      assert.deepEqual([files.recovered.cut, engine.sessions.inspect("s").turn], [1, 1]);
+      assert.deepEqual(await readFile(path!), whole);
+    }
+  });
+
   test("a damaged file is refused with its reason, stays, and can be deleted", async () => {
     await append(await durableEngine(dataDir), [1, 2, 3]);
     const [path] = await filesEnding(".log");
