@@ -1,5 +1,5 @@
 import type { Backend } from "../backend/backend.ts";
-import { BackendUnavailableError, InvalidRequestError } from "../errors.ts";
+import { BackendUnavailableError } from "../errors.ts";
 import { type ModelFolder, modelIdentity, stopTokenIds } from "../model/model_folder.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { resolveSamplingParams } from "../sampling/sampling_params.ts";
@@ -12,11 +12,12 @@ import { ChatTemplate } from "../tokenizer/chat_template.ts";
 import { Detokenizer } from "../tokenizer/detokenizer.ts";
 import { StopStrings } from "../tokenizer/stop_strings.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { checkRequest } from "./check_request.ts";
 import { createDraftLength, type PromptLookupMode, RowCost } from "./draft_length.ts";
-import { type GenerateEvent, type GenerateRequest, MAX_STOP_STRINGS } from "./generate_request.ts";
+import type { GenerateEvent, GenerateRequest } from "./generate_request.ts";
 import { Generation } from "./generation.ts";
+import { openTurn, type TurnHost } from "./open_turn.ts";
 import { PassScheduler } from "./pass_scheduler.ts";
-import { openTurn, type TurnHost, turnSession } from "./open_turn.ts";
 import { Sessions } from "./sessions.ts";
 
 /** Options of {@linkcode Engine}. */
@@ -116,20 +117,8 @@ export class Engine implements AsyncDisposable {
     const startedAt = performance.now();
     options.signal?.throwIfAborted();
     if (this.#draining) throw new BackendUnavailableError("Cannot start: the engine is shutting down");
-    const { maxTokens, useCache = true, ignoreEos = false, stop = [], skipSpecialTokens = true } = request;
-    if (maxTokens !== undefined && !(Number.isInteger(maxTokens) && maxTokens >= 0)) {
-      throw new InvalidRequestError(
-        `Cannot generate max_tokens ${maxTokens}: wanted an integer of 0 or more`,
-        "max_tokens",
-      );
-    }
-    if (stop.length > MAX_STOP_STRINGS || stop.includes("")) {
-      throw new InvalidRequestError(`Cannot use stop: wanted at most ${MAX_STOP_STRINGS} non-empty strings`, "stop");
-    }
-    const { session } = request;
-    if (session && !turnSession(request) && (session.mode ?? "replay") !== "replay") {
-      throw new InvalidRequestError(`Cannot ${session.mode} without the cache: the session is not used then`, "cache");
-    }
+    checkRequest(request);
+    const { useCache = true, ignoreEos = false, stop = [], skipSpecialTokens = true } = request;
     const params = resolveSamplingParams(request.sampling ?? {});
     const turn = await openTurn(this.#host, request, { params, skipSpecialTokens, ...options });
     const generation = new Generation({

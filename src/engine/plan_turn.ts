@@ -2,6 +2,7 @@ import { SessionBusyError, TurnMismatchError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionName } from "../session/session_store.ts";
 import { type CacheForecast, explainCache } from "./cache_report.ts";
+import { checkRequest } from "./check_request.ts";
 import type { GenerateRequest } from "./generate_request.ts";
 import { type TurnHost, turnSession } from "./open_turn.ts";
 import { preparePrompt } from "./prompt_ids.ts";
@@ -32,6 +33,7 @@ export interface TurnPlan {
  * @throws what `openTurn` throws before it reserves
  */
 export function planTurn(host: TurnHost, request: GenerateRequest): TurnPlan {
+  checkRequest(request);
   const { store, tiers, backend, encoder } = host;
   const ref = turnSession(request);
   const name = ref && sessionName(ref.id, ref.tenant);

@@ -204,6 +204,7 @@ describe("Sessions.plan()", () => {
       () => engine.sessions.plan({ ...request, session: { ...request.session, ifTurn: 1 } }),
       TurnMismatchError,
     );
+    assert.throws(() => engine.sessions.plan({ ...request, maxTokens: -1 }), InvalidRequestError);
     const fresh = fakeEngine().engine.sessions.plan({ prompt: { ids: [1, 2] } });
     assert.deepEqual([fresh.reusedTokens, fresh.predictedTtftMs], [0, undefined]);
   });

@@ -1,0 +1,23 @@
+import { InvalidRequestError } from "../errors.ts";
+import { type GenerateRequest, MAX_STOP_STRINGS } from "./generate_request.ts";
+import { turnSession } from "./open_turn.ts";
+
+/**
+ * Checks the fields that nothing else is needed for.
+ * @throws {InvalidRequestError} naming the first that is wrong
+ */
+export function checkRequest(request: GenerateRequest): void {
+  const { maxTokens, stop = [], session } = request;
+  if (maxTokens !== undefined && !(Number.isInteger(maxTokens) && maxTokens >= 0)) {
+    throw new InvalidRequestError(
+      `Cannot generate max_tokens ${maxTokens}: wanted an integer of 0 or more`,
+      "max_tokens",
+    );
+  }
+  if (stop.length > MAX_STOP_STRINGS || stop.includes("")) {
+    throw new InvalidRequestError(`Cannot use stop: wanted at most ${MAX_STOP_STRINGS} non-empty strings`, "stop");
+  }
+  if (session && !turnSession(request) && (session.mode ?? "replay") !== "replay") {
+    throw new InvalidRequestError(`Cannot ${session.mode} without the cache: the session is not used then`, "cache");
+  }
+}
