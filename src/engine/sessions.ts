@@ -4,7 +4,7 @@ import { rewindDelta, type RewindTarget } from "../session/rewind.ts";
 import { DEFAULT_TENANT, type Session } from "../session/session.ts";
 import type { KvState } from "../session/session_kv.ts";
 import { type HeldSession, sessionName, type SessionStoreStats } from "../session/session_store.ts";
-import type { StoredMessage, TranscriptDelta, TurnRecord } from "../session/transcript.ts";
+import { commonLength, type StoredMessage, type TranscriptDelta, type TurnRecord } from "../session/transcript.ts";
 import type { GenerateRequest } from "./generate_request.ts";
 import type { TurnHost } from "./open_turn.ts";
 import { exportCapsule, importCapsule, type Imported, type ImportOptions } from "./session_capsules.ts";
@@ -111,7 +111,9 @@ export class Sessions {
       const source = await this.#takeIdle(parent);
       if (!source) return;
       try {
-        await tiers.fork(source.session, child, snapshot.ids.length);
+        // The parent may have gone another way while the child was written.
+        const shared = commonLength(source.session.kv.ids, snapshot.ids, (a, b) => a === b);
+        await tiers.fork(source.session, child, shared);
       } finally {
         store.end(source);
       }

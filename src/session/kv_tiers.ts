@@ -199,12 +199,11 @@ export class KvTiers {
    * `to` has none. Without room `to` stays cold.
    */
   async fork(from: Session, to: Session, tokens: number): Promise<void> {
-    const count = Math.min(tokens, from.kv.ids.length);
-    if (count === 0) return;
+    if (tokens === 0) return;
     try {
       if (from.kv.state === "hot") {
-        await this.reserve(to, this.#backend.kvBytes(count));
-        to.kv.cache = from.kv.cache!.fork(count);
+        await this.reserve(to, this.#backend.kvBytes(tokens));
+        to.kv.cache = from.kv.cache!.fork(tokens);
       } else if (from.kv.state === "warm") to.kv.parked = from.kv.parked;
       else return;
     } catch (error) {
@@ -212,7 +211,7 @@ export class KvTiers {
       if (error instanceof OutOfMemoryError || error instanceof BackendUnavailableError) return;
       throw error;
     }
-    for (const id of from.kv.ids.slice(0, count)) to.kv.ids.push(id);
+    for (const id of from.kv.ids.slice(0, tokens)) to.kv.ids.push(id);
   }
 
   /** Takes over KV that is in a session's file, if the budget has room for it; else the file goes. */
