@@ -16,14 +16,49 @@ export interface ForwardRow {
   logits?: LogitsWanted;
   /** Also return the last hidden states (after the final norm, before lm_head). @default false */
   hiddenStates?: boolean;
+  /**
+   * Wants the `top` largest logits of each position in place of all of them: enough to choose a token by, and little to
+   * copy. A backend that cannot rank them gives all.
+   */
+  top?: number;
+  /**
+   * Layers whose queries, keys, values and attention weights are wanted, where `info.inspects`.
+   * @default none
+   */
+  inspect?: readonly number[];
+}
+
+/** The best of one position's logits. */
+export interface TopLogits {
+  /** Best first; of equal logits the lower id first. */
+  ids: Int32Array;
+  logits: Float32Array;
+  /** Natural logarithm of the sum of `exp` of all logits of the position. */
+  logSumExp: number;
+}
+
+/** The inside of one layer's attention. `length` is that of the whole sequence, cached tokens included. */
+export interface LayerInside {
+  layer: number;
+  /** f32 `[tokens, num_attention_heads, head_dim]`, turned to their positions. */
+  queries: Float32Array;
+  /** f32 `[tokens, num_key_value_heads, head_dim]`, keys turned to their positions. */
+  keys: Float32Array;
+  values: Float32Array;
+  /** f32 `[num_attention_heads, tokens, length]`: how much each token takes of those up to itself; sums to 1. */
+  weights: Float32Array;
 }
 
 /** What one row of a forward pass gives back. The arrays belong to the caller. */
 export interface RowResult {
-  /** f32 `[positions, vocab_size]`: 0, 1 or `tokenIds.length` positions, as asked. */
+  /** f32 `[positions, vocab_size]`: 0, 1 or `tokenIds.length` positions, as asked; none where `top` is there. */
   logits: Float32Array;
   /** f32 `[tokenIds.length, hidden_size]` when asked for. */
   hiddenStates?: Float32Array;
+  /** The positions' best, when asked for. */
+  top?: TopLogits[];
+  /** In the order asked for. */
+  layers?: LayerInside[];
 }
 
 /** Options of {@linkcode Backend.forward}. */
@@ -49,6 +84,8 @@ export interface BackendInfo {
   rowInvariant: boolean;
   /** Whether a forked cache shares memory with its origin until one of them is written. */
   kvShares: boolean;
+  /** Whether it shows the inside of attention ({@linkcode ForwardRow.inspect}). */
+  inspects: boolean;
   /** Why it was chosen, for people. */
   reason: string;
   /** One phrase for people, such as "f32 weights expanded at load, KV in the WASM heap". */

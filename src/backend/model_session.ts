@@ -9,6 +9,10 @@ export interface SessionRow {
   tokenIds: readonly number[];
   logits: LogitsWanted;
   hiddenStates: boolean;
+  /** As in `ForwardRow`. */
+  top: number | undefined;
+  /** Layers to look into. */
+  inspect: readonly number[];
 }
 
 /** A loaded model with the KV caches that belong to it. Lives in the inference thread. */

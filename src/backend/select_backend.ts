@@ -3,7 +3,7 @@ import type { ModelFolder } from "../model/model_folder.ts";
 import type { Backend } from "./backend.ts";
 import { createOrtWasmBackend } from "./ort_wasm/ort_wasm_backend.ts";
 import { createSimdBackend } from "./simd/simd_backend.ts";
-import type { KvType } from "./simd/wasm_engine.ts";
+import type { ActivationType, KvType } from "./simd/wasm_engine.ts";
 
 /** Which backend to run on; `"auto"` takes the first that can. */
 export type BackendChoice = "auto" | "ort-wasm" | "simd";
@@ -14,6 +14,8 @@ export interface SelectBackendOptions {
   threads: number;
   /** How `simd` keeps keys and values. @default "f32" */
   kv?: KvType;
+  /** What `simd` multiplies by. @default "int8" */
+  activations?: ActivationType;
   /** Memory for weights, in bytes. */
   memoryBudgetBytes: number;
   onProgress?: (step: string, fraction: number) => void;

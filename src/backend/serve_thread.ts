@@ -62,7 +62,12 @@ export async function serveThread(
     }
     requireForked(request.rows);
     const results = await session.run(request.rows);
-    const buffers = results.flatMap(({ logits, hiddenStates }) => [logits.buffer, hiddenStates?.buffer]);
+    // A ranking is small: it is copied.
+    const buffers = results.flatMap(({ logits, hiddenStates, layers = [] }) => [
+      logits.buffer,
+      hiddenStates?.buffer,
+      ...layers.flatMap(({ queries, keys, values, weights }) => [queries, keys, values, weights]).map((a) => a.buffer),
+    ]);
     reply({ type: "results", results }, buffers.filter((buffer) => buffer instanceof ArrayBuffer));
   };
   try {

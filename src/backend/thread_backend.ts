@@ -148,12 +148,14 @@ export class ThreadBackend implements Backend {
   }
 
   async #run(rows: readonly ForwardRow[]): Promise<RowResult[]> {
-    const sessionRows = rows.map(({ cache, tokenIds, logits = "last", hiddenStates = false }): SessionRow => {
+    const sessionRows = rows.map(({ cache, tokenIds, logits = "last", ...wanted }): SessionRow => {
       const kv = cache as RemoteKvCache | undefined;
       // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
       kv?.assertUsable();
       this.#checkContext(kv, tokenIds.length);
-      return { cacheId: kv?.id, start: kv?.length ?? 0, tokenIds: Array.from(tokenIds), logits, hiddenStates };
+      const { hiddenStates = false, top, inspect = [] } = wanted;
+      const start = kv?.length ?? 0;
+      return { cacheId: kv?.id, start, tokenIds: Array.from(tokenIds), logits, hiddenStates, top, inspect };
     });
     for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);
@@ -162,7 +164,18 @@ export class ThreadBackend implements Backend {
     return results;
   }
 
-  #check({ cache, tokenIds }: ForwardRow): void {
+  #check({ cache, tokenIds, top, inspect = [] }: ForwardRow): void {
+    if (top !== undefined && !(Number.isInteger(top) && top > 0)) {
+      throw new RangeError(`Cannot rank ${top} logits: wanted an integer of 1 or more`);
+    }
+    if (inspect.length > 0 && !this.info.inspects) {
+      throw new TypeError(`Cannot look into attention: backend ${this.info.name} shows logits and hidden states only`);
+    }
+    const { numHiddenLayers } = this.config;
+    const absent = inspect.find((layer) => !(Number.isInteger(layer) && layer >= 0 && layer < numHiddenLayers));
+    if (absent !== undefined) {
+      throw new RangeError(`Cannot look into layer ${absent}: the model has 0 to ${numHiddenLayers - 1}`);
+    }
     if (cache !== undefined && !(cache instanceof RemoteKvCache)) {
       throw new TypeError("Cannot run a pass: the KV cache is another backend's");
     }

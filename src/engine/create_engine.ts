@@ -1,6 +1,6 @@
 import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
-import type { KvType } from "../backend/simd/wasm_engine.ts";
+import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import { modelIdentity, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
 import { type RecoveredSessions, SessionFiles } from "../session/session_files.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
@@ -15,6 +15,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   threads?: number;
   /** How `simd` keeps keys and values: int8 takes a quarter of the memory. @default "f32" */
   kv?: KvType;
+  /** What `simd` multiplies by: activations rounded to int8, or f32, for comparing. @default "int8" */
+  activations?: ActivationType;
   /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
   memoryBudgetBytes?: number;
   /** Folder to keep sessions in, across restarts. One process at a time. @default none: they are in memory only */
@@ -41,6 +43,7 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
     model,
     threads: options.threads ?? availableCpus(),
     kv: options.kv,
+    activations: options.activations,
     memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
     onProgress: options.onProgress,
     onCrash: options.onCrash,

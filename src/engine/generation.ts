@@ -8,7 +8,7 @@ import { Sequence, type SequenceParts } from "./sequence.ts";
 import type { Turn } from "./turn.ts";
 
 /** What an admitted request runs on. Everything here belongs to this generation alone, but for the backend. */
-export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptIds" | "kv"> {
+export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptIds" | "kv" | "top"> {
   turn: Turn;
   /** When the call came, on `performance`'s clock. */
   startedAt: number;
@@ -47,6 +47,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
       ...parts,
       promptIds: turn.promptIds,
       kv: turn.kv,
+      top: parts.sampler.wanted,
       signal: this.#abort.signal,
     });
     this.promptTokens = turn.promptIds.length;

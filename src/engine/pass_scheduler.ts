@@ -1,9 +1,11 @@
 import { setImmediate } from "node:timers";
-import type { Backend, ForwardRow, RowResult } from "../backend/backend.ts";
+import type { Backend, BackendInfo, ForwardRow, RowResult } from "../backend/backend.ts";
 import { OutOfMemoryError } from "../errors.ts";
 
 /** What a pass needs of a backend. */
-export type PassBackend = Pick<Backend, "forward" | "info">;
+export interface PassBackend extends Pick<Backend, "forward"> {
+  readonly info: Pick<BackendInfo, "rowInvariant">;
+}
 
 /** Options of {@linkcode PassScheduler}. */
 export interface PassSchedulerOptions {

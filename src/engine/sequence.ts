@@ -1,4 +1,4 @@
-import type { Backend, ForwardRow, LogitsWanted } from "../backend/backend.ts";
+import type { Backend, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
 import type { PassScheduler } from "./pass_scheduler.ts";
@@ -19,8 +19,13 @@ export interface SequenceParts {
   stopIds: ReadonlySet<number>;
   /** How far to draft the answer out of the prompt; absent: not at all. Needs `useCache` and a row-invariant backend. */
   draftLength?: DraftLength;
+  /** How many of the largest logits are enough; absent for all. */
+  top?: number;
   signal: AbortSignal;
 }
+
+/** f32 `[vocab_size]` after a token, or the best of them; the caller's. */
+export type NextLogits = Float32Array | TopLogits;
 
 /** Tokens that were drafted and evaluated: those that the answer then had, and those it had not. */
 export interface DraftCounts {
@@ -39,7 +44,7 @@ export class Sequence {
   readonly #decoded: number[] = [];
   readonly #lookup: PromptLookup | undefined;
   /** Evaluated already, in case they come: ids, and the logits after each. */
-  #ahead: { id: number; logits: Float32Array }[] = [];
+  #ahead: { id: number; logits: NextLogits }[] = [];
   #inPass = false;
 
   constructor(parts: SequenceParts) {
@@ -54,29 +59,29 @@ export class Sequence {
 
   /**
    * Evaluates what of the prompt is not cached.
-   * @returns f32 `[vocab_size]` logits after its last token; the caller's
+   * @returns logits after its last token
    * @throws the signal's reason when aborted, and what the backend throws
    */
-  async prefill(): Promise<Float32Array> {
+  async prefill(): Promise<NextLogits> {
     const { promptIds, prefillChunk, kv, useCache } = this.#parts;
     if (!useCache) return await this.#forwardAll();
-    let logits: Float32Array | undefined;
+    let result: RowResult | undefined;
     while (kv.ids.length < promptIds.length) {
       const start = kv.ids.length;
       const chunk = promptIds.slice(start, start + prefillChunk);
-      logits = await this.#append(chunk, start + chunk.length === promptIds.length ? "last" : "none");
+      result = await this.#append(chunk, start + chunk.length === promptIds.length ? "last" : "none");
       this.#confirm(chunk);
     }
-    return logits!;
+    return after(result!, 0, 1);
   }
 
   /**
    * Evaluates the next token, unless a draft had it.
    * @param maxAhead tokens that may follow `id` and be evaluated at all
-   * @returns f32 `[vocab_size]` logits after `id`; the caller's
+   * @returns logits after `id`
    * @throws the signal's reason when aborted, and what the backend throws
    */
-  async decode(id: number, maxAhead: number): Promise<Float32Array> {
+  async decode(id: number, maxAhead: number): Promise<NextLogits> {
     const { useCache } = this.#parts;
     this.#decoded.push(id);
     if (!useCache) return await this.#forwardAll();
@@ -90,12 +95,10 @@ export class Sequence {
     }
     this.dropDrafts();
     const draft = this.#draft(maxAhead);
-    const logits = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last");
+    const result = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last");
     this.#confirm([id]);
-    const vocabSize = logits.length / (1 + draft.length);
-    const after = (i: number) => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
-    this.#ahead = draft.map((id, i) => ({ id, logits: after(i + 1) }));
-    return after(0);
+    this.#ahead = draft.map((id, i) => ({ id, logits: after(result, i + 1, 1 + draft.length) }));
+    return after(result, 0, 1 + draft.length);
   }
 
   /** Takes back what the cache holds beyond `kv.ids`: drafts, and what a failed pass left. */
@@ -122,7 +125,7 @@ export class Sequence {
   }
 
   /** The pass itself is never torn: what it evaluated is what we count. */
-  async #append(tokenIds: readonly number[], logits: LogitsWanted): Promise<Float32Array> {
+  async #append(tokenIds: readonly number[], logits: LogitsWanted): Promise<RowResult> {
     const { backend, kv } = this.#parts;
     kv.cache ??= backend.createKvCache();
     return await this.#pass({ cache: kv.cache, tokenIds, logits });
@@ -134,20 +137,27 @@ export class Sequence {
   }
 
   /** Evaluates the whole sequence from its first token, in one pass that leaves nothing behind. */
-  async #forwardAll(): Promise<Float32Array> {
+  async #forwardAll(): Promise<NextLogits> {
     const result = await this.#pass({ tokenIds: [...this.#parts.promptIds, ...this.#decoded], logits: "last" });
     this.#parts.signal.throwIfAborted();
-    return result;
+    return after(result, 0, 1);
   }
 
-  async #pass(row: ForwardRow): Promise<Float32Array> {
-    this.#parts.signal.throwIfAborted();
+  async #pass(row: ForwardRow): Promise<RowResult> {
+    const { passes, signal, top } = this.#parts;
+    signal.throwIfAborted();
     this.#inPass = true;
     try {
-      const { logits } = await this.#parts.passes.forward(row, this.#parts.signal);
-      return logits;
+      return await passes.forward({ ...row, top }, signal);
     } finally {
       this.#inPass = false;
     }
   }
+}
+
+/** The logits after position `i` of so many. */
+function after({ logits, top }: RowResult, i: number, positions: number): NextLogits {
+  if (top) return top[i]!;
+  const vocabSize = logits.length / positions;
+  return logits.subarray(i * vocabSize, (i + 1) * vocabSize);
 }

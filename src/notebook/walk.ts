@@ -70,6 +70,62 @@ export async function forwardPass(engine: Engine, print: Print): Promise<Forward
   return { inputIds, hiddenShape, logitsShape, top };
 }
 
+/** What {@linkcode showAttention} saw of one layer. */
+export interface AttentionShapes {
+  layer: number;
+  /** `[1, tokens, heads, head_dim]`, keys and values with the heads that they have. */
+  q: number[];
+  k: number[];
+  v: number[];
+  /** `[1, heads, tokens, tokens]` */
+  weights: number[];
+}
+
+/** Shades of an attention weight, from nearly nothing to nearly all. */
+const SHADES = " .:-=+*#%@";
+
+/**
+ * The inside of attention: queries, keys and values of the middle layer, and whom the last token looks at, head by head.
+ * `undefined` where the backend does not show it.
+ */
+export async function showAttention(engine: Engine, print: Print): Promise<AttentionShapes | undefined> {
+  const { backend, tokenizer, model: { config } } = engine;
+  if (!backend.info.inspects) {
+    print(`skipped: backend ${backend.info.name} gives logits and hidden states only; BACKEND=simd shows attention`);
+    return undefined;
+  }
+  const { numHiddenLayers, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = config;
+  const layer = Math.floor(numHiddenLayers / 2);
+  const tokenIds = tokenizer.encode("The Capital of France is");
+  const tokens = tokenIds.length;
+  const [row] = await backend.forward([{ tokenIds, logits: "none", inspect: [layer] }]);
+  const { weights } = row!.layers![0]!;
+  const shapes = {
+    layer,
+    q: [1, tokens, heads, headDim],
+    k: [1, tokens, kvHeads, headDim],
+    v: [1, tokens, kvHeads, headDim],
+    weights: [1, heads, tokens, tokens],
+  };
+  print(`layer ${layer} of ${numHiddenLayers}: Q [${shapes.q.join(", ")}], K and V [${shapes.k.join(", ")}]`);
+  print(`attention weights: [${shapes.weights.join(", ")}]; each token's sum to 1 over itself and those before it`);
+
+  // One line a head: how much the last token takes of each.
+  print(`the last token, ${JSON.stringify(tokenizer.tokenText(tokenIds.at(-1)!))}, looks at`);
+  const texts = tokenIds.map((id) => JSON.stringify(tokenizer.tokenText(id)));
+  const width = Math.max(7, ...texts.map((text) => text.length)) + 1;
+  print(`${" ".repeat(8)}${texts.map((text) => text.padStart(width)).join("")}`);
+  for (let head = 0; head < heads; head++) {
+    const at = (head * tokens + tokens - 1) * tokens;
+    const cells = Array.from(weights.subarray(at, at + tokens), (weight) => {
+      const shade = SHADES[Math.min(SHADES.length - 1, Math.floor(weight * SHADES.length))]!;
+      return `${shade} ${(100 * weight).toFixed(0).padStart(3)}%`.padStart(width);
+    });
+    print(`head ${String(head).padStart(2)} ${cells.join("")}`);
+  }
+  return shapes;
+}
+
 /** (d) The same prompt, greedy and by chance. */
 export async function compareDecoding(engine: Engine, print: Print): Promise<Record<string, string>> {
   const ways = {

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { BackendChoice } from "../backend/select_backend.ts";
-import type { KvType } from "../backend/simd/wasm_engine.ts";
+import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import type { PromptLookupMode } from "../engine/draft_length.ts";
 
 /** What the environment can set. */
@@ -13,6 +13,7 @@ export interface ServerOptions {
   model: string | undefined;
   backend: BackendChoice;
   kv: KvType;
+  activations: ActivationType;
   /** @default "auto" */
   promptLookup: PromptLookupMode;
   apiKey: string | undefined;
@@ -32,6 +33,7 @@ const environment = z.object({
   MODEL: text,
   BACKEND: z.enum(["auto", "ort-wasm", "simd"]).default("auto"),
   KV: z.enum(["f32", "int8"]).default("f32"),
+  ACTIVATIONS: z.enum(["int8", "f32"]).default("int8"),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
   DATA_DIR: text,
@@ -42,7 +44,8 @@ const environment = z.object({
 const SECRET: ReadonlySet<string> = new Set(["API_KEY", "SESSION_KEY"]);
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV PROMPT_LOOKUP API_KEY DATA_DIR SESSION_KEY`. An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS PROMPT_LOOKUP API_KEY DATA_DIR SESSION_KEY`. An empty variable
+ * counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -54,7 +57,8 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     const shown = SECRET.has(name) ? "…" : present[name];
     throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, PROMPT_LOOKUP, API_KEY, DATA_DIR, SESSION_KEY } = parsed.data;
+  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, DATA_DIR, SESSION_KEY } =
+    parsed.data;
   if (!API_KEY && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
@@ -68,6 +72,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     model: MODEL,
     backend: BACKEND,
     kv: KV,
+    activations: ACTIVATIONS,
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
     dataDir: DATA_DIR,

@@ -1,3 +1,4 @@
+import type { TopLogits } from "../backend/backend.ts";
 import { applyPenalties } from "./logits_processors.ts";
 import { createRandom, type Random } from "./random.ts";
 import type { SamplingParams } from "./sampling_params.ts";
@@ -9,6 +10,9 @@ export interface SampledToken {
   /** Natural logarithm of its probability in the distribution it was drawn from; of all tokens when greedy. */
   logprob: number;
 }
+
+/** More than so many candidates are chosen from all logits. */
+const MOST_RANKED = 256;
 
 /** Candidates of the first try at a cut that reads no more of the vocabulary than it must. */
 const FIRST_CANDIDATES = 256;
@@ -30,11 +34,23 @@ export class Sampler {
     this.#prompt = new Set(params.repetitionPenalty === 1 ? [] : Array.from(promptIds));
   }
 
+  /** How many of the largest logits `sample` gets along with; `undefined` when it has to see all. */
+  get wanted(): number | undefined {
+    const { doSample, temperature, topK, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } =
+      this.#params;
+    if (repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 || logitBias.size > 0) {
+      return undefined;
+    }
+    if (!doSample || temperature === 0) return 1;
+    return topK > 0 && topK <= MOST_RANKED ? topK : undefined;
+  }
+
   /**
-   * @param logits f32 `[vocab_size]`, changed in place
+   * @param logits f32 `[vocab_size]`, changed in place; or the `wanted` largest
    * @throws {RangeError} when no logit is a number: the forward pass went wrong
    */
-  sample(logits: Float32Array): SampledToken {
+  sample(logits: Float32Array | TopLogits): SampledToken {
+    if (!(logits instanceof Float32Array)) return this.#sampleRanked(logits);
     applyPenalties(logits, this.#params, this.#prompt, this.#answer);
     const { doSample, temperature } = this.#params;
     const token = doSample && temperature > 0 ? this.#draw(logits) : likeliest(logits);
@@ -42,18 +58,29 @@ export class Sampler {
     return token;
   }
 
+  #sampleRanked({ ids, logits, logSumExp }: TopLogits): SampledToken {
+    checkFinite(logits[0]!);
+    const { doSample, temperature } = this.#params;
+    if (!doSample || temperature === 0) return { id: ids[0]!, logprob: logits[0]! - logSumExp };
+    const places = this.#draw(logits.slice());
+    return { id: ids[places.id]!, logprob: places.logprob };
+  }
+
   #draw(logits: Float32Array): SampledToken {
     const { temperature, topK, topP, minP } = this.#params;
     const best = argmax(logits);
     const max = logits[best]!;
     checkFinite(max);
+    // Before scaling, which may round two logits to one.
+    const ranks = topK > 0 && (topK < logits.length || topK <= MOST_RANKED);
+    const top = ranks ? largest(logits, topK) : undefined;
     for (let i = 0; i < logits.length; i++) {
       // Relative to the largest, so that no temperature, however low, overflows f32.
       const scaled = (logits[i]! - max) / temperature;
       // NaN, of which this is false, has no chance.
       logits[i] = scaled <= 0 ? scaled : -Infinity;
     }
-    const { ids, logTotal } = this.#candidates(logits, topK, topP, minP);
+    const { ids, logTotal } = this.#candidates(logits, top, topP, minP);
     let left = this.#random();
     for (const id of ids) {
       left -= Math.exp(logits[id]! - logTotal);
@@ -64,14 +91,18 @@ export class Sampler {
   }
 
   /** Ids to draw from and the logarithm of the sum of their `exp(logit)`. */
-  #candidates(logits: Float32Array, topK: number, topP: number, minP: number): { ids: Int32Array; logTotal: number } {
+  #candidates(
+    logits: Float32Array,
+    top: Int32Array | undefined,
+    topP: number,
+    minP: number,
+  ): { ids: Int32Array; logTotal: number } {
     const { length } = logits;
-    const k = topK === 0 ? length : Math.min(topK, length);
-    if (topP === 1 && minP === 0 && k === length) {
+    const k = top?.length ?? length;
+    if (topP === 1 && minP === 0 && !top) {
       return { ids: Int32Array.from({ length }, (_, id) => id), logTotal: logSumExp(logits) };
     }
     // top-p and min-p look at probabilities among the top-k.
-    const top = k < length ? largest(logits, k) : undefined;
     const norm = top ? logSumExp(Float32Array.from(top, (id) => logits[id]!)) : logSumExp(logits);
     for (let count = top ? k : Math.min(FIRST_CANDIDATES, length);; count = Math.min(count * 8, length)) {
       const ids = top ?? largest(logits, count);

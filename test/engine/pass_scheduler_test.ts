@@ -4,15 +4,6 @@ import type { ForwardRow, RowResult } from "../../src/backend/backend.ts";
 import { PassScheduler } from "../../src/engine/pass_scheduler.ts";
 import { OutOfMemoryError } from "../../src/errors.ts";
 
-const INFO = {
-  name: "simd",
-  threads: 1,
-  variant: "test",
-  rowInvariant: true,
-  reason: "a test",
-  detail: "",
-} as const;
-
 /** Records what each pass was made of; a row's result is its own first token. */
 function recorder(
   { rowInvariant = true, ms = 2, fails = (_: readonly number[]): Error | undefined => undefined } = {},
@@ -26,7 +17,7 @@ function recorder(
     if (failure) throw failure;
     return ids.map((id) => ({ logits: Float32Array.of(id) }));
   };
-  return { passes, backend: { info: { ...INFO, kvShares: true, rowInvariant }, forward } };
+  return { passes, backend: { info: { rowInvariant }, forward } };
 }
 
 const decode = (id: number): ForwardRow => ({ tokenIds: [id] });

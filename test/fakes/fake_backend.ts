@@ -51,6 +51,7 @@ export class FakeBackend implements Backend {
     variant: "fake",
     rowInvariant: true,
     kvShares: false,
+    inspects: false,
     reason: "a test",
     detail: "no weights",
   };

@@ -10,6 +10,7 @@ import {
   completeGreedily,
   forwardPass,
   showArchitecture,
+  showAttention,
   timeKvCache,
 } from "../../src/notebook/walk.ts";
 import type { ChatMessage } from "../../src/tokenizer/chat_template.ts";
@@ -145,6 +146,19 @@ describe("the notebook walk", () => {
     assert.equal(pass.top[0]!.text.trim(), "Paris");
     const [best, ...rest] = pass.top.map(({ probability }) => probability);
     assert.ok(rest.every((p, i) => p <= (i ? rest[i - 1]! : best!)) && best! < 1);
+  });
+
+  test("(c) shows the inside of attention, or says why not", async () => {
+    const shapes = await showAttention(engine, print);
+    if (!engine.backend.info.inspects) return printed(/^skipped: backend/);
+    assert.deepEqual([shapes!.q.slice(2), shapes!.k.slice(2)], [[9, 64], [3, 64]]);
+    printed(/attention weights: \[1, 9, (\d+), \1\]/);
+    const heads = lines.filter((line) => /^head +\d+ /.test(line));
+    assert.equal(heads.length, 9);
+    for (const line of heads) {
+      const sum = [...line.matchAll(/(\d+)%/g)].reduce((sum, [, percent]) => sum + Number(percent), 0);
+      assert.ok(Math.abs(sum - 100) <= 5, line);
+    }
   });
 
   test("(d) greedy repeats itself, sampling does not", async () => {

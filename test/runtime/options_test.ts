@@ -10,6 +10,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     model: undefined,
     backend: "auto",
     kv: "f32",
+    activations: "int8",
     promptLookup: "auto",
     apiKey: undefined,
     dataDir: undefined,

@@ -3,6 +3,7 @@ import { describe, test } from "node:test";
 import fc from "fast-check";
 import { Sampler } from "../../src/sampling/sampler.ts";
 import { resolveSamplingParams, type SamplingParams } from "../../src/sampling/sampling_params.ts";
+import { largest, logSumExp } from "../../src/sampling/softmax.ts";
 import { naiveDistribution } from "./naive_distribution.ts";
 
 const resolve = (params: Partial<SamplingParams>) => resolveSamplingParams({ doSample: true, seed: 1, ...params });
@@ -134,4 +135,43 @@ test("sample() throws where the forward pass gave no usable logits, drawing or n
       assert.throws(() => sampler.sample(Float32Array.from(bad)), RangeError, `${doSample} ${bad}`);
     }
   }
+});
+
+test("sample() chooses of the largest logits what it chooses of all, with the same logarithm", () => {
+  const value = fc.oneof(fc.integer({ min: -4, max: 4 }), fc.constantFrom(NaN, -Infinity, 2 ** -20, -0));
+  const cut = fc.record({
+    doSample: fc.boolean(),
+    temperature: fc.constantFrom(0, 0.3, 1, 1e5),
+    topK: fc.integer({ min: 1, max: 12 }),
+    topP: fc.constantFrom(1, 0.77),
+    minP: fc.constantFrom(0, 0.11),
+  });
+  fc.assert(
+    fc.property(fc.array(value, { minLength: 1, maxLength: 40 }), cut, (values, params) => {
+      const logits = Float32Array.from([0, ...values]);
+      const [ranked, whole] = [new Sampler(resolve(params)), new Sampler(resolve(params))];
+      const ids = largest(logits, ranked.wanted!);
+      for (let i = 0; i < 8; i++) {
+        const best = { ids, logits: Float32Array.from(ids, (id) => logits[id]!), logSumExp: logSumExp(logits) };
+        assert.deepEqual(ranked.sample(best), whole.sample(logits.slice()));
+      }
+    }),
+  );
+});
+
+test("wanted is absent where all logits are needed", () => {
+  const wanted = (params: Partial<SamplingParams>) => new Sampler(resolveSamplingParams(params)).wanted;
+  assert.equal(wanted({}), 1);
+  assert.equal(wanted({ doSample: true, topK: 40 }), 40);
+  assert.equal(wanted({ doSample: true, temperature: 0 }), 1);
+  for (
+    const params of [
+      { doSample: true },
+      { doSample: true, topK: 1000 },
+      { repetitionPenalty: 1.1 },
+      { presencePenalty: 0.1 },
+      { frequencyPenalty: 0.1 },
+      { logitBias: new Map([[1, 2]]) },
+    ]
+  ) assert.equal(wanted(params), undefined);
 });

@@ -50,6 +50,19 @@ for (const kernels of loaded) {
       });
     }
 
+    test("f32 rows: the scalar product's bits, for a row alone as beside others", () => {
+      for (const form of FORMS) {
+        for (const [n, k] of SHAPES) {
+          using matrix = new PackedMatrix(kernels, makeMatrix(form, n, k, "random"));
+          const x = makeRows(5, k);
+          const expected = matrix.multiplyF32(x, true);
+          assert.deepEqual(bits(matrix.multiplyF32(x, false)), bits(expected), `${form} [${n}, ${k}]`);
+          const alone = matrix.multiplyF32(x.slice(3 * k, 4 * k), false);
+          assert.deepEqual(bits(alone), bits(expected.subarray(3 * n, 4 * n)));
+        }
+      }
+    });
+
     test("packing gives the scalar packing's bytes", () => {
       for (const form of FORMS) {
         for (const [n, k] of SHAPES) {

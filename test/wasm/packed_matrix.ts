@@ -85,6 +85,18 @@ export class PackedMatrix implements Disposable {
     return result.f32.slice();
   }
 
+  /** f32 `[m, n]` of rows that are not quantized. */
+  multiplyF32(x: Float32Array, scalar: boolean): Float32Array {
+    const { outFeatures: n, inFeatures: k } = this.weights;
+    const m = x.length / k;
+    using input = new Block(this.kernels, x.byteLength).put(x);
+    using result = new Block(this.kernels, 4 * m * n);
+    result.f32.fill(NaN);
+    const { exports } = this.kernels;
+    exports.matmul_f32(this.form, this.packed.pointer, n, input.pointer, m, k, result.pointer, scalar);
+    return result.f32.slice();
+  }
+
   /** Every kernel of this build for this matrix. */
   get paths(): { tile: number; dot: Dot; expand: boolean }[] {
     const { exports, dots } = this.kernels;

@@ -65,6 +65,6 @@ impl AttentionProbe {
         let ids = vec![0; count];
         let rows = [Row { sequence: &mut self.sequence, start, ids: &ids }];
         let tiles = tiles(&rows);
-        attend_tiles(&self.pool, &rows, &tiles, &self.shape, 0, qkv, &mut self.scratch, out);
+        attend_tiles(&self.pool, &rows, &tiles, &self.shape, 0, qkv, &mut self.scratch, out, None);
     }
 }

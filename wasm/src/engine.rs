@@ -5,12 +5,13 @@ use std::slice::from_raw_parts;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::attention::AttentionShape;
-use crate::forward::{forward, logits, Row, Scratch};
+use crate::forward::{forward, logits, Row, Scratch, Watch};
 use crate::kv::{BlockPool, KvShape, KvType, Sequence, BLOCK_TOKENS};
 use crate::layout::Weights;
 use crate::linear::Linear;
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
+use crate::ranking::{log_sum_exp, Ranking};
 use crate::table::Table;
 
 /// From the number that the exported functions take: 0 f32, 1 int8.
@@ -31,6 +32,8 @@ pub struct Engine {
     states: Vec<f32>,
     picked: Vec<f32>,
     logits: Vec<f32>,
+    watch: Watch,
+    ranking: Ranking,
 }
 
 #[wasm_bindgen]
@@ -49,12 +52,13 @@ impl Engine {
         epsilon: f32,
         window: usize,
         kv: u32,
+        f32_activations: bool,
     ) -> Engine {
         let window = if window == 0 { usize::MAX } else { window };
         let attention = AttentionShape { heads, kv_heads, head_dim, window };
         Engine {
             model: Model {
-                config: Config { hidden, intermediate, attention, vocab, epsilon },
+                config: Config { hidden, intermediate, attention, vocab, epsilon, f32_activations },
                 layers: (0..layers).map(|_| Layer::default()).collect(),
                 embedding: None,
                 table: None,
@@ -69,6 +73,8 @@ impl Engine {
             states: Vec::new(),
             picked: Vec::new(),
             logits: Vec::new(),
+            watch: Watch::default(),
+            ranking: Ranking::default(),
         }
     }
 
@@ -215,7 +221,7 @@ impl Engine {
                 ids = rest;
                 batch.push(Row { sequence, start: row[1] as usize, ids: own });
             }
-            forward(&self.model, &self.pool, &mut batch, &mut self.scratch, &mut self.states);
+            forward(&self.model, &self.pool, &mut batch, &mut self.scratch, &mut self.states, &mut self.watch);
         }
         for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(sequences) {
             self.sequences[row[0] as usize] = Some(sequence);
@@ -230,6 +236,43 @@ impl Engine {
     /// Where the last pass's logits are: f32, the rows' wanted positions one after the other.
     pub fn logits(&self) -> usize {
         self.logits.as_ptr() as usize
+    }
+
+    /// Ranks the `k` largest logits of the last pass's wanted position `position`. Returns the logarithm of the sum of
+    /// `exp` of all; ids u32 and logits f32 are where `ranked_ids` and `ranked_logits` say.
+    pub fn rank(&mut self, position: usize, k: usize) -> f64 {
+        let vocab = self.model.config.vocab;
+        let logits = &self.logits[position * vocab..(position + 1) * vocab];
+        self.ranking.fill(logits, k.max(1));
+        log_sum_exp(logits, self.ranking.logits[0])
+    }
+
+    pub fn ranked_ids(&self) -> usize {
+        self.ranking.ids.as_ptr() as usize
+    }
+
+    pub fn ranked_logits(&self) -> usize {
+        self.ranking.logits.as_ptr() as usize
+    }
+
+    /// Looks into one more layer in the passes to come.
+    pub fn watch(&mut self, layer: usize) {
+        self.watch.layers.push(layer);
+    }
+
+    /// Looks no more, and gives the memory back.
+    pub fn unwatch(&mut self) {
+        self.watch = Watch::default();
+    }
+
+    /// Where queries, keys and values of the watched layers are, as in `Watch`.
+    pub fn watched_qkv(&self) -> usize {
+        self.watch.qkv.as_ptr() as usize
+    }
+
+    /// Where the attention weights of the watched layers are, as in `Watch`.
+    pub fn watched_weights(&self) -> usize {
+        self.watch.weights.as_ptr() as usize
     }
 
     /// Where the last pass's hidden states are: f32 `[tokens, hidden]`.

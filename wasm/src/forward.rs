@@ -32,8 +32,25 @@ pub struct Scratch {
     quantized: Vec<u8>,
 }
 
+/// Layers to look into, and what a pass left there.
+#[derive(Default)]
+pub struct Watch {
+    pub layers: Vec<usize>,
+    /// f32 `[layers, tokens, heads + 2 * kv_heads, head_dim]`: queries and keys, turned to their position, and values.
+    pub qkv: Vec<f32>,
+    /// f32 `[layers, tokens, heads, length]`: attention weights, `length` that of the longest sequence; 0 beyond a token.
+    pub weights: Vec<f32>,
+}
+
 /// Runs all layers. The last hidden states, after the final norm, are f32 `[tokens, hidden]` in `states`.
-pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut Scratch, states: &mut Vec<f32>) {
+pub fn forward(
+    model: &Model,
+    pool: &BlockPool,
+    rows: &mut [Row],
+    scratch: &mut Scratch,
+    states: &mut Vec<f32>,
+    watch: &mut Watch,
+) {
     let config = &model.config;
     let shape = &config.attention;
     let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
@@ -44,6 +61,10 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
     normed.resize(tokens * hidden, 0.0);
     product.resize(tokens * hidden, 0.0);
     let tiles = tiles(rows);
+    let longest = rows.iter().map(|row| row.start + row.ids.len()).max().unwrap_or(0);
+    watch.qkv.resize(watch.layers.len() * tokens * qkv_size, 0.0);
+    watch.weights.clear();
+    watch.weights.resize(watch.layers.len() * tokens * shape.heads * longest, 0.0);
 
     let ids = rows.iter().flat_map(|row| row.ids);
     for (&id, out) in ids.zip(x.chunks_exact_mut(hidden)) {
@@ -52,7 +73,7 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
     for (index, layer) in model.layers.iter().enumerate() {
         norm_rows(x, &layer.input_norm, config.epsilon, normed);
         wide.resize(tokens * qkv_size, 0.0);
-        layer.qkv.as_ref().unwrap().run(normed, tokens, quantized, wide);
+        model.product(&layer.qkv, normed, tokens, quantized, wide);
         let shared = Shared::new(wide);
         for_parts(tiles.len(), 1, |_, part| {
             for tile in &tiles[part] {
@@ -64,14 +85,23 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
             }
         });
         narrow.resize(tokens * shape.heads * head_dim, 0.0);
-        attend_tiles(pool, rows, &tiles, shape, index, wide, scores, narrow);
-        layer.output.as_ref().unwrap().run(narrow, tokens, quantized, product);
+        let place = watch.layers.iter().position(|&layer| layer == index);
+        let weights = match place {
+            Some(place) => {
+                watch.qkv[place * wide.len()..][..wide.len()].copy_from_slice(wide);
+                let size = tokens * shape.heads * longest;
+                Some(&mut watch.weights[place * size..][..size])
+            }
+            None => None,
+        };
+        attend_tiles(pool, rows, &tiles, shape, index, wide, scores, narrow, weights);
+        model.product(&layer.output, narrow, tokens, quantized, product);
         add_rows(x, product, hidden);
 
         norm_rows(x, &layer.post_attention_norm, config.epsilon, normed);
         let intermediate = config.intermediate;
         wide.resize(tokens * 2 * intermediate, 0.0);
-        layer.gate_up.as_ref().unwrap().run(normed, tokens, quantized, wide);
+        model.product(&layer.gate_up, normed, tokens, quantized, wide);
         narrow.resize(tokens * intermediate, 0.0);
         let out = Shared::new(narrow);
         for_parts(tokens, TOKENS_APART, |_, part| {
@@ -80,7 +110,7 @@ pub fn forward(model: &Model, pool: &BlockPool, rows: &mut [Row], scratch: &mut 
                 swiglu(&wide[token * 2 * intermediate..][..2 * intermediate], out);
             }
         });
-        layer.down.as_ref().unwrap().run(narrow, tokens, quantized, product);
+        model.product(&layer.down, narrow, tokens, quantized, product);
         add_rows(x, product, hidden);
     }
     states.resize(tokens * hidden, 0.0);
@@ -117,6 +147,7 @@ pub fn tiles(rows: &[Row]) -> Vec<Tile> {
 }
 
 /// Attends all tokens of a pass: `qkv` f32 `[tokens, heads + 2 * kv_heads, head_dim]`, `out` `[tokens, heads, head_dim]`.
+/// Attention weights go to `weights`, `[tokens, heads, length of the longest sequence]`, where it is asked for.
 #[allow(clippy::too_many_arguments)]
 pub fn attend_tiles(
     pool: &BlockPool,
@@ -127,6 +158,7 @@ pub fn attend_tiles(
     qkv: &[f32],
     scratch: &mut Vec<f32>,
     out: &mut [f32],
+    mut weights: Option<&mut [f32]>,
 ) {
     let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
     let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
@@ -141,6 +173,7 @@ pub fn attend_tiles(
     };
     let per_tile = heads.div_ceil(together);
     let units = tiles.len() * per_tile;
+    let weights = weights.as_mut().map(|weights| Shared::new(weights));
     let (scratch, out) = (Shared::new(scratch), Shared::new(out));
     for_parts(units, 1, |thread, part| {
         let scratch = unsafe { scratch.part(thread * floats..(thread + 1) * floats) };
@@ -156,7 +189,9 @@ pub fn attend_tiles(
                     position: tile.position + token,
                     query: qkv[(tile.token + token) * (heads + 2 * kv_heads) * head_dim + head * head_dim..].as_ptr(),
                     out: unsafe { out.part(at * head_dim..(at + 1) * head_dim) }.as_mut_ptr(),
-                    weights: std::ptr::null_mut(),
+                    weights: weights.as_ref().map_or(std::ptr::null_mut(), |weights| {
+                        unsafe { weights.part(at * longest..(at + 1) * longest) }.as_mut_ptr()
+                    }),
                 }
             };
             let all: Vec<Query> = (0..together.min(heads - first) * tile.count).map(query).collect();
@@ -170,11 +205,11 @@ pub fn attend_tiles(
 
 /// f32 `[rows, vocab]` of f32 `[rows, hidden]` states.
 pub fn logits(model: &Model, states: &[f32], scratch: &mut Scratch, out: &mut Vec<f32>) {
-    let head = model.head.as_ref().or(model.embedding.as_ref()).unwrap();
+    let head = if model.head.is_some() { &model.head } else { &model.embedding };
     let rows = states.len() / model.config.hidden;
     out.resize(rows * model.config.vocab, 0.0);
     if rows > 0 {
-        head.run(states, rows, &mut scratch.quantized, out);
+        model.product(head, states, rows, &mut scratch.quantized, out);
     }
 }
 

@@ -15,6 +15,7 @@ mod choose;
 mod clock;
 mod engine;
 mod forward;
+mod gemm_f32;
 mod gemm_int4;
 mod half;
 mod kv;
@@ -29,6 +30,7 @@ mod ops;
 mod pack;
 mod panel_output;
 mod quantize;
+mod ranking;
 mod scalar;
 mod scalar_attention;
 mod self_test;
@@ -131,6 +133,22 @@ pub fn matmul(
     let matrix = Matrix { weights: Weights::from_index(weights), w: w as *const u8, n };
     let x = rows(x, m, k, tile);
     unsafe { matmul::matmul(Dot::from_index(dot), matrix, x, result as *mut f32, from, until, expand) }
+}
+
+/// `result` f32 `[m, n]`: f32 rows `[m, k]`, not quantized, times the packed matrix; with `scalar` without SIMD.
+#[wasm_bindgen]
+#[allow(clippy::too_many_arguments)]
+pub fn matmul_f32(weights: u32, w: usize, n: usize, x: usize, m: usize, k: usize, result: usize, scalar: bool) {
+    let matrix = Matrix { weights: Weights::from_index(weights), w: w as *const u8, n };
+    let (x, result) = (x as *const f32, result as *mut f32);
+    unsafe {
+        if scalar {
+            return scalar::matmul_f32(matrix, x, m, k, result);
+        }
+        for panel in 0..n.div_ceil(PANEL) {
+            gemm_f32::panel(matrix, x, m, k, result, panel);
+        }
+    }
 }
 
 /// `quantize_rows` of all rows, without SIMD. Gives the same bytes.

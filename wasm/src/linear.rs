@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::activations::Activations;
 use crate::choose::choose;
+use crate::gemm_f32;
 use crate::half::f16_to_f32;
 use crate::layout::{byte_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
@@ -72,6 +73,18 @@ impl Linear {
         } else {
             multiply(false);
         }
+    }
+
+    /// `run` without rounding `x`: slower, and as exact as f32.
+    pub fn run_f32(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        assert!(x.len() == m * self.k && out.len() == m * self.n);
+        let matrix = Matrix { weights: self.weights, w: self.packed.as_ptr(), n: self.n };
+        let out = Shared::new(out);
+        for_parts(self.n.div_ceil(PANEL), 1, |_, part| {
+            for panel in part {
+                unsafe { gemm_f32::panel(matrix, x.as_ptr(), m, self.k, out.pointer(), panel) }
+            }
+        });
     }
 
     /// Row `n` of an int8 matrix as f32 `[k]`: the embedding of a token.

@@ -11,6 +11,8 @@ pub struct Config {
     pub attention: AttentionShape,
     pub vocab: usize,
     pub epsilon: f32,
+    /// Products take activations as they are, not rounded to int8.
+    pub f32_activations: bool,
 }
 
 /// Weights of one layer.
@@ -48,6 +50,16 @@ pub struct Model {
 }
 
 impl Model {
+    /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times `linear`.
+    pub fn product(&self, linear: &Option<Linear>, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
+        let linear = linear.as_ref().unwrap();
+        if self.config.f32_activations {
+            linear.run_f32(x, m, out);
+        } else {
+            linear.run(x, m, scratch, out);
+        }
+    }
+
     /// The embedding of token `id`, f32 `[hidden]`.
     pub fn embed(&self, id: usize, out: &mut [f32]) {
         match &self.table {

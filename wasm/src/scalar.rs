@@ -109,6 +109,30 @@ pub unsafe fn matmul(matrix: Matrix, x: Activations, result: *mut f32) {
     }
 }
 
+/// As `gemm_f32::panel`, all panels.
+///
+/// # Safety
+/// As there.
+pub unsafe fn matmul_f32(matrix: Matrix, x: *const f32, m: usize, k: usize, result: *mut f32) {
+    let Matrix { weights, w, n } = matrix;
+    for (row, output) in (0..m).flat_map(|row| (0..n).map(move |output| (row, output))) {
+        let (panel, column) = (w.add(output / PANEL * weights.panel_bytes(k)), output % PANEL);
+        let mut c = 0.0f32;
+        for i in 0..k {
+            let at = i / BLOCK * weights.block_bytes();
+            let w = std::slice::from_raw_parts(panel.add(at), weights.block_bytes());
+            let half = |at: usize| f16_to_f32(u16::from_le_bytes([w[at], w[at + 1]]));
+            let at = weights.quant_bytes() + 2 * column;
+            let mut value = weight(weights, w, column, i % BLOCK) as f32 * half(at);
+            if weights.affine() {
+                value += half(at + 2 * PANEL);
+            }
+            c += x.add(row * k + i).read() * value;
+        }
+        result.add(row * n + output).write(c);
+    }
+}
+
 /// The integer that scale is multiplied with.
 fn weight(weights: Weights, block: &[u8], column: usize, k: usize) -> i32 {
     let nibble = || {

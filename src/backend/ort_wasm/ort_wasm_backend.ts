@@ -56,6 +56,7 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
       // Its matmuls add in another order when there are more rows.
       rowInvariant: false,
       kvShares: false,
+      inspects: false,
       reason: options.reason ?? "it was asked for",
       detail: `onnxruntime-web ${ONNXRUNTIME_WEB}, ${detail}, ${started.detail}`,
     }),

@@ -11,7 +11,7 @@ import { packedBytes } from "./load_weights.ts";
 import { requireRoom } from "./require_room.ts";
 import { SimdSession } from "./simd_session.ts";
 import { ThreadPool } from "./thread_pool.ts";
-import type { KvType } from "./wasm_engine.ts";
+import type { ActivationType, KvType } from "./wasm_engine.ts";
 
 /** What the thread needs to load a model; handed over as `workerData`. */
 export interface LoadOptions {
@@ -20,12 +20,13 @@ export interface LoadOptions {
   config: ModelConfig;
   threads: number;
   kv: KvType;
+  activations: ActivationType;
   /** Memory that the engine may take, in bytes. */
   memoryBudgetBytes: number;
 }
 
 await serveThread(async (onProgress) => {
-  const { onnxPath, config, threads, kv, memoryBudgetBytes } = workerData as LoadOptions;
+  const { onnxPath, config, threads, kv, activations, memoryBudgetBytes } = workerData as LoadOptions;
   let graph: Uint8Array;
   try {
     graph = readFileSync(onnxPath);
@@ -40,6 +41,6 @@ await serveThread(async (onProgress) => {
   }
   requireRoom(packedBytes(kernels, weights), config, memoryBudgetBytes);
   const pool = await ThreadPool.start(kernels, threads);
-  const session = new SimdSession(kernels, pool, config, weights, kv, onProgress);
+  const session = new SimdSession(kernels, pool, config, weights, { kv, activations }, onProgress);
   return { session, kind: kernels.variant, threads: pool.size };
 });

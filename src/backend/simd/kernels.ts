@@ -45,6 +45,17 @@ export interface KernelExports {
     from: number,
     until: number,
   ): void;
+  /** f32 rows, not quantized. */
+  matmul_f32(
+    weights: Weights,
+    w: number,
+    n: number,
+    x: number,
+    m: number,
+    k: number,
+    result: number,
+    scalar: boolean,
+  ): void;
   scalar_pack: KernelExports["pack"];
   scalar_quantize_rows(x: number, m: number, k: number, tile: number, to: number): void;
   scalar_matmul(

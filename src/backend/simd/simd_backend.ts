@@ -4,7 +4,7 @@ import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { LoadOptions } from "./inference_worker.ts";
-import { BLOCK_TOKENS, type KvType } from "./wasm_engine.ts";
+import { type ActivationType, BLOCK_TOKENS, type KvType } from "./wasm_engine.ts";
 
 /** Options of {@linkcode createSimdBackend}. */
 export interface SimdOptions {
@@ -15,6 +15,12 @@ export interface SimdOptions {
   threads?: number;
   /** How keys and values are kept; int8 has a scale for each token and head. @default "f32" */
   kv?: KvType;
+  /**
+   * What matrix products take: activations rounded to int8, or as they are. f32 is for comparing and looking inside: as
+   * exact as `ort-wasm`, and several times slower.
+   * @default "int8"
+   */
+  activations?: ActivationType;
   /** Memory that the engine may take, in bytes. @default what a WASM memory can have */
   memoryBudgetBytes?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
@@ -31,9 +37,19 @@ export interface SimdOptions {
  * @throws {BackendUnavailableError} when no build of the engine gives right numbers on this runtime
  */
 export async function createSimdBackend(
-  { modelDir, config, threads = 1, kv = "f32", memoryBudgetBytes = 2 ** 32, reason, onProgress, onCrash }: SimdOptions,
+  {
+    modelDir,
+    config,
+    threads = 1,
+    kv = "f32",
+    activations = "int8",
+    memoryBudgetBytes = 2 ** 32,
+    reason,
+    onProgress,
+    onCrash,
+  }: SimdOptions,
 ): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, memoryBudgetBytes };
+  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, activations, memoryBudgetBytes };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
@@ -42,11 +58,12 @@ export async function createSimdBackend(
       name: "simd",
       threads,
       // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
-      variant: `simd-2/a8/kv-${kv}`,
+      variant: `simd-2/${activations === "int8" ? "a8" : "a32"}/kv-${kv}`,
       rowInvariant: true,
       kvShares: true,
+      inspects: true,
       reason: reason ?? "it was asked for",
-      detail: `our engine, ${kind}, int8 activations, weights packed in ${
+      detail: `our engine, ${kind}, ${activations} activations, weights packed in ${
         Math.round(heapBytes / 2 ** 20)
       } MiB, ${detail}`,
     }),

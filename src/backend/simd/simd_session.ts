@@ -1,6 +1,6 @@
 import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import type { BackendStats, LogitsWanted, RowResult } from "../backend.ts";
+import type { BackendStats, RowResult, TopLogits } from "../backend.ts";
 import type { LoadProgress } from "../inference_thread.ts";
 import { checkKvBytes, type ModelSession, type SessionRow } from "../model_session.ts";
 import { cutPasses, PASS_TOKENS, type RowPart } from "./cut_passes.ts";
@@ -8,13 +8,16 @@ import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
 import { allocate, loadWeights } from "./load_weights.ts";
 import type { ThreadPool } from "./thread_pool.ts";
-import { BLOCK_TOKENS, KV_TYPES, type KvType, type WasmEngine } from "./wasm_engine.ts";
+import { type ActivationType, BLOCK_TOKENS, KV_TYPES, type KvType, type WasmEngine } from "./wasm_engine.ts";
 
 /** `forward`'s wishes. */
 const LOGITS = { none: 0, last: 1, all: 2 } as const;
 
 /** Numbers that describe a row to `forward`: sequence, start, tokens, logits. */
 const ROW_NUMBERS = 4;
+
+/** Tokens of a pass at most whose attention weights are kept. */
+const WATCHED_TOKENS = 16;
 
 /** Our engine with a model in it: weights packed, KV in blocks, everything in one WASM memory. */
 export class SimdSession implements ModelSession {
@@ -42,7 +45,7 @@ export class SimdSession implements ModelSession {
     pool: ThreadPool,
     config: ModelConfig,
     weights: DecoderWeights,
-    kv: KvType,
+    { kv, activations }: { kv: KvType; activations: ActivationType },
     onProgress: LoadProgress,
   ) {
     this.detail = `KV in blocks of ${BLOCK_TOKENS} tokens, ${kv}`;
@@ -60,6 +63,7 @@ export class SimdSession implements ModelSession {
       config.rmsNormEps,
       weights.window ?? 0,
       KV_TYPES[kv],
+      activations === "f32",
     );
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);
@@ -72,14 +76,24 @@ export class SimdSession implements ModelSession {
 
   async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
     const sequences = rows.map(({ cacheId }) => this.#sequence(cacheId));
-    const results = rows.map(({ tokenIds, logits, hiddenStates }) => this.#emptyResult(tokenIds, logits, hiddenStates));
+    const results = rows.map((row) => this.#emptyResult(row));
+    const watched = [...new Set(rows.flatMap(({ inspect }) => inspect))];
+    for (const layer of watched) this.#engine.watch(layer);
     try {
-      for (const parts of cutPasses(rows, PASS_TOKENS)) this.#pass(rows, parts, sequences, results);
+      // Attention weights take a square of the tokens: few at a time.
+      for (const parts of cutPasses(rows, watched.length > 0 ? WATCHED_TOKENS : PASS_TOKENS)) {
+        this.#pass(rows, parts, sequences, results);
+        this.#copyWatched(rows, parts, watched, results);
+      }
     } catch (error) {
       // After a trap nothing can be asked of the engine any more.
-      if (!(error instanceof WebAssembly.RuntimeError)) this.#settle(rows, sequences, false);
+      if (!(error instanceof WebAssembly.RuntimeError)) {
+        this.#engine.unwatch();
+        this.#settle(rows, sequences, false);
+      }
       throw error;
     }
+    if (watched.length > 0) this.#engine.unwatch();
     this.#settle(rows, sequences, true);
     return results;
   }
@@ -99,10 +113,22 @@ export class SimdSession implements ModelSession {
     return sequence;
   }
 
-  #emptyResult({ length }: readonly number[], logits: LogitsWanted, hiddenStates: boolean): RowResult {
-    const positions = { none: 0, last: 1, all: length }[logits];
+  #emptyResult({ tokenIds: { length }, start, logits, hiddenStates, top, inspect }: SessionRow): RowResult {
+    const { vocabSize, headDim, numAttentionHeads, numKeyValueHeads } = this.#config;
+    const positions = top === undefined ? { none: 0, last: 1, all: length }[logits] : 0;
+    const floats = (heads: number, width: number) => new Float32Array(length * heads * width);
     return {
-      logits: new Float32Array(positions * this.#config.vocabSize),
+      logits: new Float32Array(positions * vocabSize),
+      ...(top !== undefined && { top: [] }),
+      ...(inspect.length > 0 && {
+        layers: inspect.map((layer) => ({
+          layer,
+          queries: floats(numAttentionHeads, headDim),
+          keys: floats(numKeyValueHeads, headDim),
+          values: floats(numKeyValueHeads, headDim),
+          weights: floats(numAttentionHeads, start + length),
+        })),
+      }),
       ...(hiddenStates && { hiddenStates: new Float32Array(length * this.#config.hiddenSize) }),
     };
   }
@@ -128,14 +154,66 @@ export class SimdSession implements ModelSession {
       throw new OutOfMemoryError(`Cannot hold KV for ${tokens} tokens: the WASM heap is full`);
     }
     const { vocabSize, hiddenSize } = this.#config;
+    let position = 0;
     let [logitsAt, statesAt] = [this.#engine.logits() >>> 0, this.#engine.states() >>> 0];
     for (const { row, from, count, logits: wanted } of parts) {
-      const { logits, hiddenStates } = results[row]!;
+      const { logits, top, hiddenStates } = results[row]!;
       const positions = { none: 0, last: 1, all: count }[wanted];
-      logits.set(this.#floats(logitsAt, positions * vocabSize), wanted === "all" ? from * vocabSize : 0);
+      if (top) {
+        for (let i = 0; i < positions; i++) top.push(this.#rank(position + i, rows[row]!.top!));
+      } else {
+        logits.set(this.#floats(logitsAt, positions * vocabSize), wanted === "all" ? from * vocabSize : 0);
+      }
+      position += positions;
       hiddenStates?.set(this.#floats(statesAt, count * hiddenSize), from * hiddenSize);
       logitsAt += 4 * positions * vocabSize;
       statesAt += 4 * count * hiddenSize;
+    }
+  }
+
+  #rank(position: number, k: number): TopLogits {
+    const logSumExp = this.#engine.rank(position, k);
+    const count = Math.min(k, this.#config.vocabSize);
+    return {
+      ids: new Int32Array(this.#numbers(this.#engine.ranked_ids() >>> 0, count)),
+      logits: new Float32Array(this.#floats(this.#engine.ranked_logits() >>> 0, count)),
+      logSumExp,
+    };
+  }
+
+  /** Copies what a pass left of the watched layers to the rows that asked for it. */
+  #copyWatched(
+    rows: readonly SessionRow[],
+    parts: readonly RowPart[],
+    watched: readonly number[],
+    results: readonly RowResult[],
+  ): void {
+    if (watched.length === 0) return;
+    const { headDim, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = this.#config;
+    const tokens = parts.reduce((sum, { count }) => sum + count, 0);
+    const longest = Math.max(...parts.map(({ row, from, count }) => rows[row]!.start + from + count));
+    const [qkvAt, weightsAt] = [this.#engine.watched_qkv() >>> 0, this.#engine.watched_weights() >>> 0];
+    const size = (heads + 2 * kvHeads) * headDim;
+    let first = 0;
+    for (const { row, from, count } of parts) {
+      for (const { layer, queries, keys, values, weights } of results[row]!.layers ?? []) {
+        const length = weights.length / (heads * rows[row]!.tokenIds.length);
+        for (let i = 0; i < count; i++) {
+          const token = watched.indexOf(layer) * tokens + first + i;
+          const qkv = this.#floats(qkvAt + 4 * token * size, size);
+          let at = 0;
+          for (const to of [queries, keys, values]) {
+            const width = to.length / rows[row]!.tokenIds.length;
+            to.set(qkv.subarray(at, at += width), (from + i) * width);
+          }
+          const seen = rows[row]!.start + from + i + 1;
+          for (let head = 0; head < heads; head++) {
+            const weightsOf = this.#floats(weightsAt + 4 * (token * heads + head) * longest, seen);
+            weights.set(weightsOf, (head * rows[row]!.tokenIds.length + from + i) * length);
+          }
+        }
+      }
+      first += count;
     }
   }
 

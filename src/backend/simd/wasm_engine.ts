@@ -26,6 +26,13 @@ export interface WasmEngine {
   copy_last_block(id: number, to: number): void;
   forward(rows: number, count: number, ids: number): boolean;
   logits(): number;
+  rank(position: number, k: number): number;
+  ranked_ids(): number;
+  ranked_logits(): number;
+  watch(layer: number): void;
+  unwatch(): void;
+  watched_qkv(): number;
+  watched_weights(): number;
   states(): number;
 }
 
@@ -36,6 +43,9 @@ export const BLOCK_TOKENS = 16;
 export const KV_TYPES = { f32: 0, int8: 1 } as const;
 export type KvType = keyof typeof KV_TYPES;
 export type KvTypeNumber = typeof KV_TYPES[keyof typeof KV_TYPES];
+
+/** What products take activations as: rounded to int8 a block of 32 at a time, or as they are. */
+export type ActivationType = "int8" | "f32";
 
 /** Attention alone, for tests and measurements, as `wasm/src/attention_probe.rs` describes it. */
 export interface AttentionProbe {
@@ -65,4 +75,5 @@ export type WasmEngineConstructor = new (
   /** 0 for none */
   window: number,
   kv: KvTypeNumber,
+  f32Activations: boolean,
 ) => WasmEngine;

@@ -7,7 +7,15 @@ import { tinyModel } from "../tiny_model.ts";
 
 const IDS = Array.from({ length: 60 }, (_, i) => (7 * i) % 40);
 /** What a backend would refuse: the engine's own check traps, on whichever threads come to it. */
-const POISON = { cacheId: 99, start: 0, tokenIds: IDS.map(() => 1e6), logits: "last", hiddenStates: false } as const;
+const POISON = {
+  cacheId: 99,
+  start: 0,
+  tokenIds: IDS.map(() => 1e6),
+  logits: "last",
+  hiddenStates: false,
+  top: undefined,
+  inspect: [],
+} as const;
 
 /** Waits for the replacement. */
 async function revived(backend: ThreadBackend): Promise<void> {

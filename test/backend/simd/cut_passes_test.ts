@@ -10,6 +10,8 @@ const row = (tokens: number, logits: SessionRow["logits"]): SessionRow => ({
   tokenIds: Array.from({ length: tokens }, (_, i) => i),
   logits,
   hiddenStates: false,
+  top: undefined,
+  inspect: [],
 });
 
 test("cutPasses() gives a row's last logits to its last part alone", () => {

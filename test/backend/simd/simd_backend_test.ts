@@ -6,7 +6,7 @@ import { createOrtWasmBackend } from "../../../src/backend/ort_wasm/ort_wasm_bac
 import { createSimdBackend } from "../../../src/backend/simd/simd_backend.ts";
 import { type ModelFolder, readModelFolder, resolveModelPath } from "../../../src/model/model_folder.ts";
 import { decodeModel, encodeModel } from "../../../src/model/onnx_proto.ts";
-import { argmax, logSumExp } from "../../../src/sampling/softmax.ts";
+import { argmax, largest, logSumExp } from "../../../src/sampling/softmax.ts";
 import { Tokenizer } from "../../../src/tokenizer/tokenizer.ts";
 import { llamaLogits } from "../../models/llama_reference.ts";
 import { tinyGguf } from "../../models/tiny_gguf.ts";
@@ -182,6 +182,91 @@ describe("simd on the bundled model", () => {
     console.log(`mean KL ${(divergence / ids.length).toExponential(2)}, same argmax ${same} of ${ids.length}`);
     assert.ok(divergence / ids.length < 0.008, `${divergence / ids.length}`);
     assert.ok(same / ids.length > 0.92, `${same} of ${ids.length}`);
+  });
+
+  test("f32 activations: ort-wasm's logits to 1e-2, and its likeliest tokens except at near-ties", async () => {
+    const { config } = model;
+    await using exact = await createSimdBackend({ modelDir: model.path, config, activations: "f32", threads: 2 });
+    await using reference = await createOrtWasmBackend({
+      modelDir: model.path,
+      config,
+      threads: 2,
+      memoryBudgetBytes: 2 ** 33,
+    });
+    const tokenIds = ids.slice(0, 100);
+    const [ours] = await exact.forward([{ tokenIds, logits: "all" }]);
+    const [theirs] = await reference.forward([{ tokenIds, logits: "all" }]);
+    let largestDifference = 0;
+    ours!.logits.forEach((logit, i) => {
+      largestDifference = Math.max(largestDifference, Math.abs(logit - theirs!.logits[i]!));
+    });
+    console.log(`max |logit difference| ${largestDifference.toExponential(2)}`);
+    assert.ok(largestDifference <= 1e-2, `${largestDifference}`);
+    for (let at = 0; at < ours!.logits.length; at += config.vocabSize) {
+      const [a, b] = [ours!, theirs!].map(({ logits }) => logits.subarray(at, at + config.vocabSize));
+      const [mine, other] = [argmax(a!), argmax(b!)];
+      assert.ok(a![mine]! - a![other]! <= 2 * largestDifference, `position ${at / config.vocabSize}`);
+    }
+    assert.match(exact.info.variant, /a32/);
+    // In pieces the same bits, as with int8.
+    using cache = exact.createKvCache();
+    await exact.forward([{ cache, tokenIds: tokenIds.slice(0, 95), logits: "none" }]);
+    const [last] = await exact.forward([{ cache, tokenIds: tokenIds.slice(95) }]);
+    assert.deepEqual(last!.logits, ours!.logits.subarray(99 * config.vocabSize));
+  });
+
+  test("ranks the largest logits as JavaScript does", async () => {
+    const { vocabSize } = model.config;
+    for (const top of [1, 5, 50, 256]) {
+      const [row] = await backend.forward([{ tokenIds: ids, logits: "all", top }]);
+      assert.deepEqual([row!.logits.length, row!.top!.length], [0, ids.length]);
+      row!.top!.forEach((best, i) => {
+        const logits = whole.subarray(i * vocabSize, (i + 1) * vocabSize);
+        assert.deepEqual(best.ids, largest(logits, top));
+        assert.deepEqual(best.logits, Float32Array.from(best.ids, (id) => logits[id]!));
+        assert.ok(Math.abs(best.logSumExp - logSumExp(logits)) < 1e-6 * Math.abs(best.logSumExp));
+      });
+    }
+    await assert.rejects(backend.forward([{ tokenIds: ids, top: 0 }]), { name: "RangeError", message: /rank 0/ });
+  });
+
+  test("shows queries, keys, values and attention weights, and changes no logit by it", async () => {
+    const { config } = model;
+    const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, numHiddenLayers } = config;
+    using cache = backend.createKvCache();
+    await backend.forward([{ cache, tokenIds: ids.slice(0, 21), logits: "none" }]);
+    const asked = [numHiddenLayers - 1, 0];
+    const [row] = await backend.forward([{ cache, tokenIds: ids.slice(21, 60), inspect: asked }]);
+    assert.deepEqual(row!.logits, whole.subarray(59 * config.vocabSize, 60 * config.vocabSize));
+    assert.deepEqual(row!.layers!.map(({ layer }) => layer), asked);
+    for (const { queries, keys, values, weights } of row!.layers!) {
+      assert.deepEqual(
+        [queries, keys, values, weights].map(({ length }) => length),
+        [39 * heads * headDim, 39 * kvHeads * headDim, 39 * kvHeads * headDim, heads * 39 * 60],
+      );
+      for (let head = 0; head < heads; head++) {
+        for (let token = 0; token < 39; token++) {
+          const at = (head * 39 + token) * 60;
+          const seen = weights.subarray(at, at + 22 + token);
+          assert.ok(Math.abs(seen.reduce((sum, weight) => sum + weight, 0) - 1) < 1e-5);
+          assert.ok(weights.subarray(at + 22 + token, at + 60).every((weight) => weight === 0));
+        }
+      }
+      // The last two tokens' weights belong to their scores: q . k / sqrt(head_dim), up to what softmax adds.
+      const head = heads - 1;
+      const dot = (key: number) => {
+        const [q, k] = [(38 * heads + head) * headDim, (key * kvHeads + kvHeads - 1) * headDim];
+        let sum = 0;
+        for (let d = 0; d < headDim; d++) sum += queries[q + d]! * keys[k + d]!;
+        return sum / Math.sqrt(headDim);
+      };
+      const ratio = Math.log(weights[(head * 39 + 38) * 60 + 59]! / weights[(head * 39 + 38) * 60 + 58]!);
+      assert.ok(Math.abs(ratio - (dot(38) - dot(37))) < 1e-3, `${ratio}, ${dot(38) - dot(37)}`);
+    }
+    await assert.rejects(backend.forward([{ tokenIds: [1], inspect: [numHiddenLayers] }]), {
+      name: "RangeError",
+      message: /Cannot look into layer \d+: the model has 0 to/,
+    });
   });
 
   test("keeps hidden states and lm_head together", async () => {

@@ -116,9 +116,10 @@ export class Engine {
      * @param {number} epsilon
      * @param {number} window
      * @param {number} kv
+     * @param {boolean} f32_activations
      */
-    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv) {
-        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv);
+    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv, f32_activations) {
+        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv, f32_activations);
         this.__wbg_ptr = ret >>> 0;
         EngineFinalization.register(this, this.__wbg_ptr, this);
         return this;
@@ -153,6 +154,31 @@ export class Engine {
     pack_rows(slot, layer, first, rows, qweight, scales, zeros, packed_zeros) {
         const ret = wasm.engine_pack_rows(this.__wbg_ptr, slot, layer, first, rows, qweight, scales, zeros, packed_zeros);
         return ret;
+    }
+    /**
+     * Ranks the `k` largest logits of the last pass's wanted position `position`. Returns the logarithm of the sum of
+     * `exp` of all; ids u32 and logits f32 are where `ranked_ids` and `ranked_logits` say.
+     * @param {number} position
+     * @param {number} k
+     * @returns {number}
+     */
+    rank(position, k) {
+        const ret = wasm.engine_rank(this.__wbg_ptr, position, k);
+        return ret;
+    }
+    /**
+     * @returns {number}
+     */
+    ranked_ids() {
+        const ret = wasm.engine_ranked_ids(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * @returns {number}
+     */
+    ranked_logits() {
+        const ret = wasm.engine_ranked_logits(this.__wbg_ptr);
+        return ret >>> 0;
     }
     /**
      * Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
@@ -230,11 +256,40 @@ export class Engine {
         return ret >>> 0;
     }
     /**
+     * Looks no more, and gives the memory back.
+     */
+    unwatch() {
+        wasm.engine_unwatch(this.__wbg_ptr);
+    }
+    /**
      * KV blocks that sequences use, each counted once however many share it.
      * @returns {number}
      */
     used_blocks() {
         const ret = wasm.engine_used_blocks(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * Looks into one more layer in the passes to come.
+     * @param {number} layer
+     */
+    watch(layer) {
+        wasm.engine_watch(this.__wbg_ptr, layer);
+    }
+    /**
+     * Where queries, keys and values of the watched layers are, as in `Watch`.
+     * @returns {number}
+     */
+    watched_qkv() {
+        const ret = wasm.engine_watched_qkv(this.__wbg_ptr);
+        return ret >>> 0;
+    }
+    /**
+     * Where the attention weights of the watched layers are, as in `Watch`.
+     * @returns {number}
+     */
+    watched_weights() {
+        const ret = wasm.engine_watched_weights(this.__wbg_ptr);
         return ret >>> 0;
     }
 }
@@ -323,6 +378,21 @@ export function help_failed() {
  */
 export function matmul(dot, weights, w, n, x, m, k, tile, expand, result, from, until) {
     wasm.matmul(dot, weights, w, n, x, m, k, tile, expand, result, from, until);
+}
+
+/**
+ * `result` f32 `[m, n]`: f32 rows `[m, k]`, not quantized, times the packed matrix; with `scalar` without SIMD.
+ * @param {number} weights
+ * @param {number} w
+ * @param {number} n
+ * @param {number} x
+ * @param {number} m
+ * @param {number} k
+ * @param {number} result
+ * @param {boolean} scalar
+ */
+export function matmul_f32(weights, w, n, x, m, k, result, scalar) {
+    wasm.matmul_f32(weights, w, n, x, m, k, result, scalar);
 }
 
 /**

@@ -46,7 +46,7 @@ export class Engine {
     /**
      * `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
      */
-    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, epsilon: number, window: number, kv: number);
+    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, epsilon: number, window: number, kv: number, f32_activations: boolean);
     /**
      * Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
      * `weights` as in `lib.rs`. Returns false when the memory is not there.
@@ -57,6 +57,13 @@ export class Engine {
      * result are those of `pack` in `lib.rs`.
      */
     pack_rows(slot: number, layer: number, first: number, rows: number, qweight: number, scales: number, zeros: number, packed_zeros: boolean): number;
+    /**
+     * Ranks the `k` largest logits of the last pass's wanted position `position`. Returns the logarithm of the sum of
+     * `exp` of all; ids u32 and logits f32 are where `ranked_ids` and `ranked_logits` say.
+     */
+    rank(position: number, k: number): number;
+    ranked_ids(): number;
+    ranked_logits(): number;
     /**
      * Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
      * when the memory is not there.
@@ -92,9 +99,25 @@ export class Engine {
      */
     states(): number;
     /**
+     * Looks no more, and gives the memory back.
+     */
+    unwatch(): void;
+    /**
      * KV blocks that sequences use, each counted once however many share it.
      */
     used_blocks(): number;
+    /**
+     * Looks into one more layer in the passes to come.
+     */
+    watch(layer: number): void;
+    /**
+     * Where queries, keys and values of the watched layers are, as in `Watch`.
+     */
+    watched_qkv(): number;
+    /**
+     * Where the attention weights of the watched layers are, as in `Watch`.
+     */
+    watched_weights(): number;
 }
 
 /**
@@ -136,6 +159,11 @@ export function help_failed(): void;
  * `result` f32 `[m, n]`, the columns of panels `from..until` of 16: quantized rows times the packed matrix.
  */
 export function matmul(dot: number, weights: number, w: number, n: number, x: number, m: number, k: number, tile: number, expand: boolean, result: number, from: number, until: number): void;
+
+/**
+ * `result` f32 `[m, n]`: f32 rows `[m, k]`, not quantized, times the packed matrix; with `scalar` without SIMD.
+ */
+export function matmul_f32(weights: number, w: number, n: number, x: number, m: number, k: number, result: number, scalar: boolean): void;
 
 /**
  * `matmul` of `lib.rs`, all panels, shared among the threads.
@@ -218,9 +246,12 @@ export interface InitOutput {
     readonly engine_copy_last_block: (a: number, b: number, c: number) => void;
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
-    readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => number;
+    readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number;
     readonly engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
     readonly engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
+    readonly engine_rank: (a: number, b: number, c: number) => number;
+    readonly engine_ranked_ids: (a: number) => number;
+    readonly engine_ranked_logits: (a: number) => number;
     readonly engine_sequence_fill: (a: number, b: number, c: number) => number;
     readonly engine_sequence_fork: (a: number, b: number, c: number) => number;
     readonly engine_sequence_free: (a: number, b: number) => void;
@@ -229,11 +260,16 @@ export interface InitOutput {
     readonly engine_set_table: (a: number, b: number, c: number, d: number, e: number) => number;
     readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly engine_states: (a: number) => number;
+    readonly engine_unwatch: (a: number) => void;
     readonly engine_used_blocks: (a: number) => number;
+    readonly engine_watch: (a: number, b: number) => void;
+    readonly engine_watched_qkv: (a: number) => number;
+    readonly engine_watched_weights: (a: number) => number;
     readonly has_kernel: (a: number, b: number, c: number, d: number) => number;
     readonly help: (a: number) => void;
     readonly help_failed: () => void;
     readonly matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
+    readonly matmul_f32: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
     readonly matmul_shared: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => void;
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
     readonly pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
