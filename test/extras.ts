@@ -133,6 +133,7 @@ await extra("stress on Bun", () => run(bin("bun"), [STRESS]));
 await extra("stress on Deno", () => run(bin("deno"), ["run", "-A", "--no-check", STRESS]));
 await parity("tokenizer", "tokenizer_parity.ts");
 await parity("onnxruntime-node", "logits_native.ts");
+await parity("accuracy", "accuracy.ts");
 await parity("llama.cpp", "logits_llama_cpp.ts");
 await parity("synthetic twin", "synthetic_llama_cpp.ts");
 await parity("greedy peers", "peers_greedy.ts");
