@@ -25,7 +25,7 @@ impl AttentionShape {
 }
 
 /// Queries of one call at most.
-pub const QUERIES: usize = 16;
+pub const QUERIES: usize = 32;
 
 /// One head of one token.
 #[derive(Clone, Copy)]

@@ -177,16 +177,17 @@ impl Engine {
         self.pool.shape.block_bytes()
     }
 
-    /// Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
-    pub fn block(&self, id: usize, index: usize) -> usize {
-        self.pool.data(self.sequences[id].as_ref().unwrap().blocks[index]) as usize
+    /// Copies block `index` of a sequence to `to`, with zeros for tokens that it does not have.
+    pub fn copy_block_out(&self, id: usize, index: usize, to: usize) {
+        let sequence = self.sequences[id].as_ref().unwrap();
+        let count = BLOCK_TOKENS.min(sequence.length - index * BLOCK_TOKENS);
+        unsafe { self.pool.copy_out(sequence.blocks[index], count, to as *mut u8) }
     }
 
-    /// Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
-    pub fn copy_last_block(&self, id: usize, to: usize) {
-        let sequence = self.sequences[id].as_ref().unwrap();
-        let count = (sequence.length - 1) % BLOCK_TOKENS + 1;
-        unsafe { self.pool.copy_first(sequence.blocks[sequence.blocks.len() - 1], count, to as *mut u8) }
+    /// Fills block `index` of a sequence that `sequence_fill` made.
+    pub fn copy_block_in(&mut self, id: usize, index: usize, from: usize) {
+        let block = self.sequences[id].as_ref().unwrap().blocks[index];
+        unsafe { self.pool.copy_in(block, from as *const u8) }
     }
 
     /// Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,

@@ -195,7 +195,9 @@ pub fn attend_tiles(
                 }
             };
             let all: Vec<Query> = (0..together.min(heads - first) * tile.count).map(query).collect();
-            for queries in all.chunks(QUERIES) {
+            // Of many tokens each head has enough to do alone; of one token all heads together make the longest stream.
+            let most = if tile.count > 1 { BLOCK_TOKENS } else { QUERIES };
+            for queries in all.chunks(most) {
                 let sequence = &*rows[tile.row].sequence;
                 unsafe { attend(pool, sequence, shape, layer, queries, scratch) };
             }

@@ -1,6 +1,8 @@
 //! The KV cache: blocks of 16 tokens with reference counts, and sequences that list theirs.
 //!
-//! A block holds a part for each layer, kind (keys, values) and head, one after the other. Keys lie so that a vector's
+//! A block holds a part for each layer, kind (keys, values) and head. Blocks are made a slab at a time, and in a slab the
+//! parts of one layer and kind lie side by side, block after block: attention reads them as one stream, and processors
+//! fetch ahead the better the longer a stream is. Keys lie so that a vector's
 //! lanes are tokens, values so that its lanes are dimensions: neither product sums across lanes. Values are cut into
 //! strips of 32 dimensions, the last one narrower: what registers hold of a sum. So both are read from front to back.
 //!
@@ -14,6 +16,9 @@ use crate::memory::AlignedBytes;
 
 /// Tokens in a block.
 pub const BLOCK_TOKENS: usize = 16;
+
+/// Blocks of a slab.
+const SLAB: usize = 4;
 
 /// Dimensions of a strip of values.
 pub const STRIP: usize = 32;
@@ -52,9 +57,14 @@ impl KvShape {
             }
     }
 
+    /// Bytes of a block's keys, or values, of one layer: all heads.
+    fn run_bytes(&self) -> usize {
+        self.kv_heads * self.part_bytes()
+    }
+
     /// Bytes of a block.
     pub fn block_bytes(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.part_bytes()
+        2 * self.layers * self.run_bytes()
     }
 
     /// Where element `d` of a token lies in its part, in elements.
@@ -112,16 +122,14 @@ impl KvShape {
     }
 }
 
-struct Block {
-    data: AlignedBytes,
-    /// Sequences that list it; 0 when it is free.
-    users: u32,
-}
-
 /// All blocks of an engine. Blocks that nobody uses are kept for the next sequence.
 pub struct BlockPool {
     pub shape: KvShape,
-    blocks: Vec<Block>,
+    /// `[2 * layers, SLAB, kv_heads]` parts each.
+    slabs: Vec<AlignedBytes>,
+    /// Sequences that list a block; 0 when it is free.
+    users: Vec<u32>,
+    /// The next to be used is the last.
     free: Vec<u32>,
 }
 
@@ -134,12 +142,12 @@ pub struct Sequence {
 
 impl BlockPool {
     pub fn new(shape: KvShape) -> Self {
-        BlockPool { shape, blocks: Vec::new(), free: Vec::new() }
+        BlockPool { shape, slabs: Vec::new(), users: Vec::new(), free: Vec::new() }
     }
 
     /// Blocks that sequences use now, each counted once however many share it.
     pub fn used(&self) -> usize {
-        self.blocks.len() - self.free.len()
+        self.users.len() - self.free.len()
     }
 
     /// Makes room for `tokens` tokens in all. A last block that another sequence shares is copied before it is written.
@@ -147,11 +155,12 @@ impl BlockPool {
     pub fn reserve(&mut self, sequence: &mut Sequence, tokens: usize) -> bool {
         let held = sequence.blocks.len();
         let first_written = sequence.length / BLOCK_TOKENS;
-        if first_written < held && self.blocks[sequence.blocks[first_written] as usize].users > 1 {
+        if first_written < held && self.users[sequence.blocks[first_written] as usize] > 1 {
             let Some(copy) = self.allocate() else { return false };
             let old = sequence.blocks[first_written];
-            let (from, to) = (self.data(old), self.data_mut(copy));
-            unsafe { to.copy_from_nonoverlapping(from, self.shape.block_bytes()) };
+            for (from, to) in self.runs(old).zip(self.runs(copy)) {
+                unsafe { to.copy_from_nonoverlapping(from, self.shape.run_bytes()) };
+            }
             self.release(old);
             sequence.blocks[first_written] = copy;
         }
@@ -182,15 +191,16 @@ impl BlockPool {
         let length = length.min(sequence.length);
         let blocks = sequence.blocks[..length.div_ceil(BLOCK_TOKENS)].to_vec();
         for &block in &blocks {
-            self.blocks[block as usize].users += 1;
+            self.users[block as usize] += 1;
         }
         Sequence { blocks, length }
     }
 
     /// Keys or values of one head in a block, as the head of this file draws them.
     pub fn part(&self, block: u32, layer: usize, kind: Kind, kv_head: usize) -> &[u8] {
-        let at = self.offset(layer, kind, kv_head);
-        &self.blocks[block as usize].data[at..at + self.shape.part_bytes()]
+        let run = (2 * layer + kind as usize) * SLAB + block as usize % SLAB;
+        let at = run * self.shape.run_bytes() + kv_head * self.shape.part_bytes();
+        &self.slabs[block as usize / SLAB][at..at + self.shape.part_bytes()]
     }
 
     /// Writes one token's keys or values of a head, f32 `[head_dim]`.
@@ -203,49 +213,59 @@ impl BlockPool {
         self.shape.write(part, kind, token, values);
     }
 
-    /// Where a block's bytes begin.
-    pub fn data(&self, block: u32) -> *const u8 {
-        self.blocks[block as usize].data.as_ptr()
-    }
-
-    pub fn data_mut(&mut self, block: u32) -> *mut u8 {
-        self.blocks[block as usize].data.as_mut_ptr()
+    /// Where a block's keys and values of each layer are, `run_bytes` each.
+    fn runs(&self, block: u32) -> impl Iterator<Item = *mut u8> {
+        let (slab, bytes) = (self.slabs[block as usize / SLAB].as_ptr().cast_mut(), self.shape.run_bytes());
+        (0..2 * self.shape.layers).map(move |i| unsafe { slab.add((i * SLAB + block as usize % SLAB) * bytes) })
     }
 
     /// Copies a block to `to`, tokens from `count` on as zeros: what lies there was never this sequence's, or no more.
     ///
     /// # Safety
     /// `to` has a block's bytes.
-    pub unsafe fn copy_first(&self, block: u32, count: usize, to: *mut u8) {
-        let bytes = self.shape.block_bytes();
-        to.copy_from_nonoverlapping(self.data(block), bytes);
+    pub unsafe fn copy_out(&self, block: u32, count: usize, to: *mut u8) {
+        let bytes = self.shape.run_bytes();
         let zeros = vec![0.0; self.shape.head_dim];
-        let parts = std::slice::from_raw_parts_mut(to, bytes).chunks_exact_mut(self.shape.part_bytes());
-        for (i, part) in parts.enumerate() {
-            let kind = if i / self.shape.kv_heads % 2 == 0 { Kind::Keys } else { Kind::Values };
-            for token in count..BLOCK_TOKENS {
-                self.shape.write(part, kind, token, &zeros);
+        for (i, run) in self.runs(block).enumerate() {
+            let to = std::slice::from_raw_parts_mut(to.add(i * bytes), bytes);
+            to.copy_from_slice(std::slice::from_raw_parts(run, bytes));
+            let kind = if i % 2 == 0 { Kind::Keys } else { Kind::Values };
+            for part in to.chunks_exact_mut(self.shape.part_bytes()) {
+                for token in count..BLOCK_TOKENS {
+                    self.shape.write(part, kind, token, &zeros);
+                }
             }
         }
     }
 
-    fn offset(&self, layer: usize, kind: Kind, kv_head: usize) -> usize {
-        ((2 * layer + kind as usize) * self.shape.kv_heads + kv_head) * self.shape.part_bytes()
+    /// Fills a block with what `copy_out` gave.
+    ///
+    /// # Safety
+    /// `from` has a block's bytes, and the block one user.
+    pub unsafe fn copy_in(&mut self, block: u32, from: *const u8) {
+        let bytes = self.shape.run_bytes();
+        for (i, run) in self.runs(block).enumerate() {
+            run.copy_from_nonoverlapping(from.add(i * bytes), bytes);
+        }
     }
 
     fn allocate(&mut self) -> Option<u32> {
-        if let Some(block) = self.free.pop() {
-            self.blocks[block as usize].users = 1;
-            return Some(block);
+        if self.free.is_empty() {
+            let mut slab = AlignedBytes::new(SLAB * self.shape.block_bytes())?;
+            slab.fill(0);
+            self.slabs.push(slab);
+            let first = self.users.len() as u32;
+            self.users.resize(self.users.len() + SLAB, 0);
+            // In order, so that a sequence's blocks lie in order.
+            self.free.extend((first..first + SLAB as u32).rev());
         }
-        let mut data = AlignedBytes::new(self.shape.block_bytes())?;
-        data.fill(0);
-        self.blocks.push(Block { data, users: 1 });
-        Some(self.blocks.len() as u32 - 1)
+        let block = self.free.pop()?;
+        self.users[block as usize] = 1;
+        Some(block)
     }
 
     fn release(&mut self, block: u32) {
-        let users = &mut self.blocks[block as usize].users;
+        let users = &mut self.users[block as usize];
         *users -= 1;
         if *users == 0 {
             self.free.push(block);

@@ -230,34 +230,37 @@ export class SimdSession implements ModelSession {
   exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
     const sequence = this.#sequences.get(cacheId)!;
     this.#engine.sequence_truncate(sequence, length);
-    const blockBytes = this.#engine.block_bytes();
-    const last = Math.ceil(length / BLOCK_TOKENS) - 1;
-    const bytes = new Uint8Array((last + 1) * blockBytes);
-    for (let i = 0; i < last; i++) {
-      bytes.set(this.#bytes(this.#engine.block(sequence, i) >>> 0, blockBytes), i * blockBytes);
-    }
-    // Without what other tokens left there.
-    const copy = allocate(this.#kernels, blockBytes);
-    this.#engine.copy_last_block(sequence, copy);
-    bytes.set(this.#bytes(copy, blockBytes), last * blockBytes);
-    this.#kernels.exports.release(copy, blockBytes);
+    const count = Math.ceil(length / BLOCK_TOKENS);
+    const bytes = new Uint8Array(count * this.#engine.block_bytes());
+    this.#eachBlock(bytes, (block, i, staging) => {
+      this.#engine.copy_block_out(sequence, i, staging);
+      block.set(this.#bytes(staging, block.length));
+    });
     return bytes;
   }
 
   importCache(cacheId: number, length: number, bytes: Uint8Array): void {
-    const blockBytes = this.#engine.block_bytes();
-    const count = Math.ceil(length / BLOCK_TOKENS);
-    checkKvBytes(bytes, length, count * blockBytes);
+    checkKvBytes(bytes, length, Math.ceil(length / BLOCK_TOKENS) * this.#engine.block_bytes());
     const sequence = this.#engine.sequence_new();
     if (!this.#engine.sequence_fill(sequence, length)) {
       this.#engine.sequence_free(sequence);
       throw new OutOfMemoryError(`Cannot hold KV for ${length} tokens: the WASM heap is full`);
     }
-    for (let i = 0; i < count; i++) {
-      const block = bytes.subarray(i * blockBytes, (i + 1) * blockBytes);
-      this.#bytes(this.#engine.block(sequence, i) >>> 0, blockBytes).set(block);
-    }
     this.#sequences.set(cacheId, sequence);
+    this.#eachBlock(bytes, (block, i, staging) => {
+      this.#bytes(staging, block.length).set(block);
+      this.#engine.copy_block_in(sequence, i, staging);
+    });
+  }
+
+  /** Visits exported bytes block by block, with room in the heap for one. */
+  #eachBlock(bytes: Uint8Array, visit: (block: Uint8Array, index: number, staging: number) => void): void {
+    const blockBytes = this.#engine.block_bytes();
+    const staging = allocate(this.#kernels, blockBytes);
+    for (let i = 0; i * blockBytes < bytes.length; i++) {
+      visit(bytes.subarray(i * blockBytes, (i + 1) * blockBytes), i, staging);
+    }
+    this.#kernels.exports.release(staging, blockBytes);
   }
 
   stats(): BackendStats {

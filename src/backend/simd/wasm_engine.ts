@@ -22,8 +22,8 @@ export interface WasmEngine {
   sequence_fill(id: number, tokens: number): boolean;
   used_blocks(): number;
   block_bytes(): number;
-  block(id: number, index: number): number;
-  copy_last_block(id: number, to: number): void;
+  copy_block_out(id: number, index: number, to: number): void;
+  copy_block_in(id: number, index: number, from: number): void;
   forward(rows: number, count: number, ids: number): boolean;
   logits(): number;
   rank(position: number, k: number): number;

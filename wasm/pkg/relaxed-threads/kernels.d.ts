@@ -23,17 +23,17 @@ export class Engine {
     free(): void;
     [Symbol.dispose](): void;
     /**
-     * Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
-     */
-    block(id: number, index: number): number;
-    /**
      * Bytes of a KV block.
      */
     block_bytes(): number;
     /**
-     * Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
+     * Fills block `index` of a sequence that `sequence_fill` made.
      */
-    copy_last_block(id: number, to: number): void;
+    copy_block_in(id: number, index: number, from: number): void;
+    /**
+     * Copies block `index` of a sequence to `to`, with zeros for tokens that it does not have.
+     */
+    copy_block_out(id: number, index: number, to: number): void;
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
      * first. Returns false when KV memory ran out: then no row was run.
@@ -240,9 +240,9 @@ export interface InitOutput {
     readonly attentionprobe_new: (a: number, b: number, c: number, d: number, e: number) => number;
     readonly choose_dot: (a: number) => number;
     readonly dismiss: () => void;
-    readonly engine_block: (a: number, b: number, c: number) => number;
     readonly engine_block_bytes: (a: number) => number;
-    readonly engine_copy_last_block: (a: number, b: number, c: number) => void;
+    readonly engine_copy_block_in: (a: number, b: number, c: number, d: number) => void;
+    readonly engine_copy_block_out: (a: number, b: number, c: number, d: number) => void;
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
     readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number;

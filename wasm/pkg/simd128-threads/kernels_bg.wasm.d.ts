@@ -9,9 +9,9 @@ export const attentionprobe_attend: (a: number, b: number, c: number, d: number,
 export const attentionprobe_new: (a: number, b: number, c: number, d: number, e: number) => number;
 export const choose_dot: (a: number) => number;
 export const dismiss: () => void;
-export const engine_block: (a: number, b: number, c: number) => number;
 export const engine_block_bytes: (a: number) => number;
-export const engine_copy_last_block: (a: number, b: number, c: number) => void;
+export const engine_copy_block_in: (a: number, b: number, c: number, d: number) => void;
+export const engine_copy_block_out: (a: number, b: number, c: number, d: number) => void;
 export const engine_forward: (a: number, b: number, c: number, d: number) => number;
 export const engine_logits: (a: number) => number;
 export const engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number;

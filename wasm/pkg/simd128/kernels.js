@@ -59,16 +59,6 @@ export class Engine {
         wasm.__wbg_engine_free(ptr, 0);
     }
     /**
-     * Where block `index` of a sequence is, to be copied out, or in after `sequence_fill`.
-     * @param {number} id
-     * @param {number} index
-     * @returns {number}
-     */
-    block(id, index) {
-        const ret = wasm.engine_block(this.__wbg_ptr, id, index);
-        return ret >>> 0;
-    }
-    /**
      * Bytes of a KV block.
      * @returns {number}
      */
@@ -77,12 +67,22 @@ export class Engine {
         return ret >>> 0;
     }
     /**
-     * Copies the last block of a sequence to `to`, with zeros for tokens that it does not have.
+     * Fills block `index` of a sequence that `sequence_fill` made.
      * @param {number} id
+     * @param {number} index
+     * @param {number} from
+     */
+    copy_block_in(id, index, from) {
+        wasm.engine_copy_block_in(this.__wbg_ptr, id, index, from);
+    }
+    /**
+     * Copies block `index` of a sequence to `to`, with zeros for tokens that it does not have.
+     * @param {number} id
+     * @param {number} index
      * @param {number} to
      */
-    copy_last_block(id, to) {
-        wasm.engine_copy_last_block(this.__wbg_ptr, id, to);
+    copy_block_out(id, index, to) {
+        wasm.engine_copy_block_out(this.__wbg_ptr, id, index, to);
     }
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
