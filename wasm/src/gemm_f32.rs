@@ -19,6 +19,9 @@ pub unsafe fn panel(matrix: Matrix, x: *const f32, m: usize, k: usize, result: *
     let Matrix { weights, w, n } = matrix;
     let w = w.add(panel * weights.panel_bytes(k));
     let output = PanelOutput::new(result, m, n, panel);
+    for row in 0..m {
+        output.output().clear(row);
+    }
     let mut expanded = [f32x4_splat(0.0); BLOCK * WIDTH];
     for block in 0..k / BLOCK {
         expand(weights, w.add(block * weights.block_bytes()), &mut expanded);

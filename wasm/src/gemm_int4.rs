@@ -28,7 +28,7 @@ pub unsafe fn panel(dot: Dot, weights: Weights, w: *const u8, x: Activations, ou
     let scratch = scratch.0.as_mut_ptr().cast::<u8>();
     let blocks = x.k / BLOCK;
     for row in x.tiles().filter(|&(_, height)| height > 1).flat_map(|(row, height)| row..row + height) {
-        output.row(row).c.cast::<[f32; PANEL]>().write([0.0; PANEL]);
+        output.clear(row);
     }
     for first in (0..blocks).step_by(SLICE) {
         let count = SLICE.min(blocks - first);

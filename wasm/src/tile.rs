@@ -3,7 +3,7 @@
 use std::arch::global_asm;
 
 use crate::activations::TileRows;
-use crate::layout::Weights;
+use crate::layout::{Weights, PANEL};
 
 global_asm!(include_str!(concat!(env!("OUT_DIR"), "/tiles.s")));
 
@@ -62,6 +62,14 @@ impl Output {
     /// The output has that row.
     pub unsafe fn row(self, row: usize) -> Self {
         Output { c: self.c.byte_add(row * self.stride_bytes), ..self }
+    }
+
+    /// Zeroes a panel's columns of a row, for who adds to them.
+    ///
+    /// # Safety
+    /// The output has that row.
+    pub unsafe fn clear(self, row: usize) {
+        self.row(row).c.cast::<[f32; PANEL]>().write([0.0; PANEL]);
     }
 }
 
