@@ -164,12 +164,11 @@ pub fn attend_tiles(
     let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
     let floats = scratch_floats(longest, head_dim);
     scratch.resize(scratch.len().max(threads::count() * floats), 0.0);
-    // Heads that share keys and values read them together, unless that left threads with nothing to do.
+    // Heads that share keys and values read them together: reading them twice costs more than a thread that waits.
     let group = heads / kv_heads;
-    let shares = tiles.len() * kv_heads / (2 * threads::count());
     let together = match threads::count() {
         1 => heads,
-        _ => (shares * group).clamp(1, heads),
+        threads => (tiles.len() * kv_heads / (2 * threads)).clamp(1, kv_heads) * group,
     };
     let per_tile = heads.div_ceil(together);
     let units = tiles.len() * per_tile;
