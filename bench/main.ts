@@ -1,6 +1,6 @@
 /**
  * What the caches are worth on this machine and how fast the engine is:
- * `bun run bench [--only case,…] [--runs N] [--quick] [--record]`; `MODEL`, `BACKEND` and `THREADS` as for the server.
+ * `bun run bench [--only case,…] [--runs N] [--quick] [--record]`; the environment as for the server.
  * Each case checks its result before it is timed. The last line of stdout is one JSON document.
  */
 import { join } from "node:path";
@@ -70,8 +70,10 @@ let environment: Environment = {
 for (const name of names) if (name in MACHINE_CASES) await finish(await MACHINE_CASES[name]!(context));
 if (names.some((name) => name in CASES)) {
   const startedAt = performance.now();
-  const { model, backend, threads } = parseEnvironment(process.env);
-  await using engine = await createEngine({ model, backend, threads, onProgress: (step) => progress(step) });
+  await using engine = await createEngine({
+    ...parseEnvironment(process.env),
+    onProgress: (step) => progress(step),
+  });
   loadS = (performance.now() - startedAt) / 1000;
   environment = describe(engine);
   progress("");

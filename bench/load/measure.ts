@@ -36,14 +36,14 @@ export interface Loaded {
 }
 
 const startMs = performance.timeOrigin + performance.now() - startOfProcess();
-const { model: name, backend, threads } = parseEnvironment(process.env);
-const path = await resolveModelPath(name);
+const options = parseEnvironment(process.env);
+const path = await resolveModelPath(options.model);
 const { config, id } = await readModelFolder(path);
 const beforeMiB = statusMiB("VmRSS");
 const cold = process.argv.includes("--cold") && forgetFiles();
 
 const loadStartedAt = performance.now();
-const engine = await createEngine({ model: name, backend, threads });
+const engine = await createEngine(options);
 const loadMs = performance.now() - loadStartedAt;
 const peakMiB = statusMiB("VmHWM");
 for await (const event of engine.generate({ prompt: { text: "The sea" }, maxTokens: 1, ignoreEos: true })) {
