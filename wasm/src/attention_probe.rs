@@ -4,9 +4,11 @@ use std::slice::from_raw_parts;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use crate::attend_tiles::{attend_tiles, tiles};
 use crate::attention::AttentionShape;
-use crate::forward::{attend_tiles, store_token, tiles, Row};
+use crate::forward::store_token;
 use crate::kv::{BlockPool, KvShape, Sequence};
+use crate::row::Row;
 use crate::scalar_attention;
 
 #[wasm_bindgen]

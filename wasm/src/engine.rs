@@ -5,13 +5,14 @@ use std::slice::from_raw_parts;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::attention::AttentionShape;
-use crate::forward::{forward, logits, Row, Scratch, Watch};
+use crate::forward::{forward, logits, Scratch, Watch};
 use crate::kv::{BlockPool, KvShape, KvType, Sequence, BLOCK_TOKENS};
 use crate::layout::Weights;
 use crate::linear::Linear;
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
 use crate::ranking::{log_sum_exp, Ranking};
+use crate::row::Row;
 use crate::table::Table;
 
 /// From the number that the exported functions take: 0 f32, 1 int8.

@@ -3,21 +3,16 @@
 //! Matrix products take all tokens of the pass together; everything else goes token by token. No token's numbers
 //! depend on another sequence or on how its own was cut into passes, so neither do the bits.
 
-use crate::attention::{attend, scratch_floats, AttentionShape, Query, QUERIES};
+use crate::attend_tiles::{attend_tiles, tiles};
+use crate::attention::AttentionShape;
 use crate::kv::{BlockPool, Kind, Sequence, BLOCK_TOKENS};
 use crate::model::Model;
 use crate::ops::{add, rms_norm, rotate, swiglu};
-use crate::threads::{self, for_parts, Shared};
+use crate::row::Row;
+use crate::threads::{for_parts, Shared};
 
 /// Fewer tokens than this are normed, added and so on faster by one thread than by several.
 const TOKENS_APART: usize = 8;
-
-/// Some tokens of one sequence, which has room for them from `start` on.
-pub struct Row<'a> {
-    pub sequence: &'a mut Sequence,
-    pub start: usize,
-    pub ids: &'a [u32],
-}
 
 /// Buffers of a pass, kept for the next one.
 #[derive(Default)]
@@ -118,90 +113,6 @@ pub fn forward(
     for row in rows {
         row.sequence.length = row.start + row.ids.len();
     }
-}
-
-/// Tokens of a row that lie in one KV block: a thread has it alone when it writes.
-pub struct Tile {
-    row: usize,
-    /// The first one's place in the pass.
-    token: usize,
-    /// The first one's place in its sequence.
-    position: usize,
-    count: usize,
-}
-
-pub fn tiles(rows: &[Row]) -> Vec<Tile> {
-    let mut tiles = Vec::new();
-    let mut token = 0;
-    for (row, it) in rows.iter().enumerate() {
-        let end = it.start + it.ids.len();
-        let mut position = it.start;
-        while position < end {
-            let count = (BLOCK_TOKENS - position % BLOCK_TOKENS).min(end - position);
-            tiles.push(Tile { row, token, position, count });
-            position += count;
-            token += count;
-        }
-    }
-    tiles
-}
-
-/// Attends all tokens of a pass: `qkv` f32 `[tokens, heads + 2 * kv_heads, head_dim]`, `out` `[tokens, heads, head_dim]`.
-/// Attention weights go to `weights`, `[tokens, heads, length of the longest sequence]`, where it is asked for.
-#[allow(clippy::too_many_arguments)]
-pub fn attend_tiles(
-    pool: &BlockPool,
-    rows: &[Row],
-    tiles: &[Tile],
-    shape: &AttentionShape,
-    layer: usize,
-    qkv: &[f32],
-    scratch: &mut Vec<f32>,
-    out: &mut [f32],
-    mut weights: Option<&mut [f32]>,
-) {
-    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
-    let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
-    let floats = scratch_floats(longest, head_dim);
-    scratch.resize(scratch.len().max(threads::count() * floats), 0.0);
-    // Heads that share keys and values read them together: reading them twice costs more than a thread that waits.
-    let group = heads / kv_heads;
-    let together = match threads::count() {
-        1 => heads,
-        threads => (tiles.len() * kv_heads / (2 * threads)).clamp(1, kv_heads) * group,
-    };
-    let per_tile = heads.div_ceil(together);
-    let units = tiles.len() * per_tile;
-    let weights = weights.as_mut().map(|weights| Shared::new(weights));
-    let (scratch, out) = (Shared::new(scratch), Shared::new(out));
-    for_parts(units, 1, |thread, part| {
-        let scratch = unsafe { scratch.part(thread * floats..(thread + 1) * floats) };
-        for unit in part {
-            // The last tokens of a prompt see most and take longest: they come first.
-            let unit = units - 1 - unit;
-            let (tile, first) = (&tiles[unit / per_tile], unit % per_tile * together);
-            let query = |i: usize| {
-                let (head, token) = (first + i / tile.count, i % tile.count);
-                let at = (tile.token + token) * heads + head;
-                Query {
-                    kv_head: head / group,
-                    position: tile.position + token,
-                    query: qkv[(tile.token + token) * (heads + 2 * kv_heads) * head_dim + head * head_dim..].as_ptr(),
-                    out: unsafe { out.part(at * head_dim..(at + 1) * head_dim) }.as_mut_ptr(),
-                    weights: weights.as_ref().map_or(std::ptr::null_mut(), |weights| {
-                        unsafe { weights.part(at * longest..(at + 1) * longest) }.as_mut_ptr()
-                    }),
-                }
-            };
-            let all: Vec<Query> = (0..together.min(heads - first) * tile.count).map(query).collect();
-            // Of many tokens each head has enough to do alone; of one token all heads together make the longest stream.
-            let most = if tile.count > 1 { BLOCK_TOKENS } else { QUERIES };
-            for queries in all.chunks(most) {
-                let sequence = &*rows[tile.row].sequence;
-                unsafe { attend(pool, sequence, shape, layer, queries, scratch) };
-            }
-        }
-    });
 }
 
 /// f32 `[rows, vocab]` of f32 `[rows, hidden]` states.

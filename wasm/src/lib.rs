@@ -7,6 +7,7 @@
 #![cfg_attr(target_feature = "atomics", feature(stdarch_wasm_atomic_wait))]
 
 mod activations;
+mod attend_tiles;
 mod attention;
 mod attention_f32;
 mod attention_int8;
@@ -31,6 +32,7 @@ mod pack;
 mod panel_output;
 mod quantize;
 mod ranking;
+mod row;
 mod scalar;
 mod scalar_attention;
 mod self_test;

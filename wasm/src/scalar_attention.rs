@@ -1,6 +1,8 @@
 //! Attention one element at a time: the definition that `attention.rs` is tested against, bit for bit.
 
-use crate::attention::AttentionShape;
+use std::ops::RangeInclusive;
+
+use crate::attention::{merge, state_floats, AttentionShape, SEGMENT};
 use crate::attention_int8::I16_MAX;
 use crate::kv::{BlockPool, Kind, KvType, Sequence, BLOCK_TOKENS};
 use crate::lanes::exp1;
@@ -16,8 +18,33 @@ pub fn attend(
     query: &[f32],
     out: &mut [f32],
 ) {
+    let dim = out.len();
+    let mut state = vec![0.0; state_floats(dim)];
+    for segment in shape.first(position) / SEGMENT..=position / SEGMENT {
+        let first = shape.first(position).max(segment * SEGMENT);
+        let last = position.min((segment + 1) * SEGMENT - 1);
+        let (max, sum) = attend_part(pool, sequence, shape, layer, kv_head, first..=last, query, out);
+        merge(&mut state, out, max, sum);
+    }
+    for (out, value) in out.iter_mut().zip(&state) {
+        *out = value * (1.0 / state[dim + 1]);
+    }
+}
+
+/// Attends some tokens. `out` is the sum of values weighted by `e^(score - max)`; returns that max and the weights' sum.
+#[allow(clippy::too_many_arguments)]
+fn attend_part(
+    pool: &BlockPool,
+    sequence: &Sequence,
+    shape: &AttentionShape,
+    layer: usize,
+    kv_head: usize,
+    seen: RangeInclusive<usize>,
+    query: &[f32],
+    out: &mut [f32],
+) -> (f32, f32) {
     let dim = shape.head_dim;
-    let (first, root) = (shape.first(position), (dim as f32).sqrt());
+    let (first, position, root) = (*seen.start(), *seen.end(), (dim as f32).sqrt());
     let read = |kind: Kind, token: usize, d: usize| {
         let part = pool.part(sequence.blocks[token / BLOCK_TOKENS], layer, kind, kv_head);
         pool.shape.read(part, kind, token % BLOCK_TOKENS, d)
@@ -48,7 +75,6 @@ pub fn attend(
         weights[first + i] = exp1(score - max);
         lanes[(first + i) % 4] += weights[first + i];
     }
-    let norm = 1.0 / ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]));
 
     out.fill(0.0);
     for block in first / BLOCK_TOKENS..=position / BLOCK_TOKENS {
@@ -68,7 +94,5 @@ pub fn attend(
             }
         }
     }
-    for out in out {
-        *out *= norm;
-    }
+    (max, (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]))
 }

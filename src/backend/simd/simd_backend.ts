@@ -58,7 +58,7 @@ export async function createSimdBackend(
       name: "simd",
       threads,
       // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
-      variant: `simd-2/${activations === "int8" ? "a8" : "a32"}/kv-${kv}`,
+      variant: `simd-3/${activations === "int8" ? "a8" : "a32"}/kv-${kv}`,
       rowInvariant: true,
       kvShares: true,
       inspects: true,
