@@ -35,9 +35,14 @@ async function split(backend: Backend, length: number, tokens: number): Promise<
   return { attention: Math.max(0, full.again - empty.again), kvCopy: full.growth };
 }
 
+/** Turns that are compared: ten near the beginning, the last ten. */
+const WINDOW = 10;
+
 /** A long conversation: TTFT of every turn, and what it is made of at every tenth. */
 export const sessionCurve: Case = async ({ engine, quick, progress }) => {
-  const turns = quick ? 12 : 100;
+  const turns = quick ? 24 : 150;
+  const [early, late] = [2, turns + 1 - WINDOW];
+  const middles = [early, late].map((first) => first + WINDOW / 2);
   const session = { id: crypto.randomUUID() };
   const messages: ChatMessage[] = [];
   const rows = [];
@@ -53,7 +58,7 @@ export const sessionCurve: Case = async ({ engine, quick, progress }) => {
     messages.push({ role: "assistant", content: text });
     ttft.push(timings.ttftMs);
     points.push({ x: turn, y: timings.ttftMs, series: "TTFT" });
-    if (turn !== 2 && turn % (quick ? 6 : 10) !== 0) continue;
+    if (!middles.includes(turn) && turn % (quick ? 12 : 10) !== 0) continue;
     const { attention, kvCopy } = await split(engine.backend, usage.cachedTokens, evaluated);
     rows.push({
       turn,
@@ -68,14 +73,24 @@ export const sessionCurve: Case = async ({ engine, quick, progress }) => {
     points.push({ x: turn, y: kvCopy, series: "KV copy" });
   }
   await engine.sessions.delete(session.id);
-  const early = mean(ttft.slice(1, 6));
-  const late = mean(ttft.slice(-5));
+  /** TTFT of a window's turns, less what attention to the history took in its middle. */
+  const withoutAttention = (first: number) => {
+    const { "attention ms": attention } = rows.find(({ turn }) => turn === first + WINDOW / 2)!;
+    return mean(ttft.slice(first - 1, first - 1 + WINDOW)) - attention;
+  };
   return {
     name: "session_curve",
     question: `How does the time to first token grow over ${turns} turns of one session?`,
     checked: "each turn evaluated its new tokens only",
     rows,
-    figures: { turns, ttftTurns2to6Ms: early, ttftLast5Ms: late, ratio: late / early },
+    figures: {
+      turns,
+      earlyTtftMs: mean(ttft.slice(early - 1, early - 1 + WINDOW)),
+      lateTtftMs: mean(ttft.slice(late - 1)),
+      earlyWithoutAttentionMs: withoutAttention(early),
+      lateWithoutAttentionMs: withoutAttention(late),
+      ratioWithoutAttention: withoutAttention(late) / withoutAttention(early),
+    },
     plot: { title: `Time to first token over ${turns} turns`, x: "turn", y: "ms", points },
   };
 };
