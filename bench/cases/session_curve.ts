@@ -45,7 +45,7 @@ export const sessionCurve: Case = async ({ engine, quick, progress }) => {
   const middles = [early, late].map((first) => first + WINDOW / 2);
   const session = { id: crypto.randomUUID() };
   const messages: ChatMessage[] = [];
-  const rows = [];
+  const rows: { turn: number; "attention ms": number; [column: string]: number }[] = [];
   const points = [];
   const ttft: number[] = [];
   for (let turn = 1; turn <= turns; turn++) {
