@@ -84,6 +84,8 @@ export interface Usage {
 export interface Timings {
   /** From the call to the first token. */
   ttftMs: number;
+  /** Waiting for the session and for memory, before the call was admitted. */
+  queueMs: number;
   /** Bringing parked KV back before the prefill; 0 where there was none. */
   restoreMs: number;
   /** Forward passes over the prompt, waiting for other requests included. */

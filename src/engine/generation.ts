@@ -2,8 +2,8 @@ import { OutOfMemoryError } from "../errors.ts";
 import type { Sampler } from "../sampling/sampler.ts";
 import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import type { StopStrings } from "../tokenizer/stop_strings.ts";
-import type { FinishReason, GenerateEvent } from "./generate_request.ts";
-import type { CacheReport } from "./cache_report.ts";
+import type { FinishReason, GenerateEvent, Timings } from "./generate_request.ts";
+import type { CacheForecast, CacheReport } from "./cache_report.ts";
 import { Sequence, type SequenceParts } from "./sequence.ts";
 import type { Turn } from "./turn.ts";
 
@@ -31,6 +31,8 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   readonly promptTokens: number;
   /** Prompt tokens whose KV was there already. */
   readonly cachedTokens: number;
+  /** What can be said of the cache before the first pass. */
+  readonly forecast: CacheForecast;
   readonly #parts: GenerationParts;
   readonly #sequence: Sequence;
   readonly #abort = new AbortController();
@@ -39,6 +41,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   #generated: number[] = [];
   #text = "";
   #committing = false;
+  #prefillMs: number | undefined;
 
   constructor(parts: GenerationParts, signal?: AbortSignal) {
     this.#parts = parts;
@@ -52,6 +55,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     });
     this.promptTokens = turn.promptIds.length;
     this.cachedTokens = turn.reused;
+    this.forecast = turn.forecast;
     for (const other of [signal, turn.superseded]) {
       // The listener goes with the generation, so that a long-lived signal does not collect them.
       other?.addEventListener("abort", () => this.cancel(other.reason), { signal: this.#abort.signal });
@@ -68,6 +72,12 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     this.#parts.turn.ending();
     // Nobody may ever read on, so the session cannot wait for the reader.
     if (!this.#sequence.inPass && !this.#committing) this.#settle();
+  }
+
+  /** What is known by now of where the time goes. */
+  get timings(): Pick<Timings, "queueMs" | "restoreMs"> & Partial<Timings> {
+    const { queueMs, restoreMs } = this.#parts.turn;
+    return { queueMs, restoreMs, ...(this.#prefillMs !== undefined && { prefillMs: this.#prefillMs }) };
   }
 
   /** Resolves when the generation is over, however it ended, and its session is free. */
@@ -104,7 +114,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     const { maxTokens } = turn;
     const prefillStartedAt = performance.now();
     let logits = await this.#sequence.prefill();
-    const prefillMs = performance.now() - prefillStartedAt;
+    const prefillMs = this.#prefillMs = performance.now() - prefillStartedAt;
     onPrefill?.(this.promptTokens - this.cachedTokens, prefillMs);
     const ttftMs = performance.now() - startedAt;
 
@@ -145,7 +155,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
         drafts: { ...this.#sequence.drafts },
         cache,
       },
-      timings: { ttftMs, restoreMs: turn.restoreMs, prefillMs, decodeMs },
+      timings: { ttftMs, queueMs: turn.queueMs, restoreMs: turn.restoreMs, prefillMs, decodeMs },
     };
   }
 

@@ -44,9 +44,10 @@ export function turnSession({ session, useCache = true, cache = "on" }: Generate
 export async function openTurn(host: TurnHost, request: GenerateRequest, options: TurnOptions): Promise<Turn> {
   const { store } = host;
   const ref = turnSession(request);
+  const startedAt = performance.now();
   const held = await hold(store, ref, options.signal);
   try {
-    return await open(host, held, request, options);
+    return await open(host, held, request, { ...options, waitedMs: performance.now() - startedAt });
   } catch (error) {
     store.end(held);
     throw error;
@@ -62,7 +63,17 @@ async function hold(store: SessionStore, ref: SessionRef | undefined, signal?: A
   return goesOn ? await store.take(name, options) : await store.begin(name, options);
 }
 
-async function open(host: TurnHost, held: HeldSession, request: GenerateRequest, options: TurnOptions): Promise<Turn> {
+/** {@linkcode TurnOptions}, and how long the session was waited for, in milliseconds. */
+interface HeldTurnOptions extends TurnOptions {
+  waitedMs: number;
+}
+
+async function open(
+  host: TurnHost,
+  held: HeldSession,
+  request: GenerateRequest,
+  options: HeldTurnOptions,
+): Promise<Turn> {
   const { store, tiers, backend, encoder } = host;
   const { session, hold } = held;
   const ref = turnSession(request);
@@ -77,12 +88,14 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
   const stateBefore = kv.state;
   const shared = reusable(kv, prompt.ids);
   const restores = tiers.restorePays(session, shared);
+  const reserveStartedAt = performance.now();
   if (request.useCache ?? true) {
     const parkedBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
     await tiers.reserve(session, Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), parkedBytes));
     throwIfAborted();
   }
   const restoreStartedAt = performance.now();
+  const queueMs = options.waitedMs + restoreStartedAt - reserveStartedAt;
   if (restores) await tiers.restore(session);
   else if (kv.parked) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
@@ -97,6 +110,7 @@ async function open(host: TurnHost, held: HeldSession, request: GenerateRequest,
     sampling: storedSampling(options.params),
     reused: kv.ids.length,
     shared: taken,
+    queueMs,
     restoreMs,
     ttlMs: ref?.ttlMs,
     forecast: explainCache(session, prompt, stateBefore, kv.ids.length),

@@ -75,6 +75,11 @@ export class Sessions {
     return await this.#within(held, (session) => this.#host.store.commit(session, EMPTY));
   }
 
+  /** What a session is and where its KV is. */
+  describe(id: string, { tenant }: TenantOption = {}): SessionInfo {
+    return info(this.#host.store.get(sessionName(id, tenant)));
+  }
+
   /** All that a session remembers, and where its KV is. */
   inspect(id: string, { tenant }: TenantOption = {}): SessionDetails {
     const session = this.#host.store.get(sessionName(id, tenant));
@@ -150,6 +155,11 @@ export class Sessions {
     } finally {
       this.#host.store.end(held);
     }
+  }
+
+  /** Largest capsule that `import` takes, in bytes. */
+  get maxCapsuleBytes(): number {
+    return this.#capsules.maxBytes;
   }
 
   /**

@@ -27,6 +27,7 @@ export interface TurnParts {
   reused: number;
   /** Those of them that another session had. */
   shared: number;
+  queueMs: number;
   restoreMs: number;
   /** Lifetime of the session once the turn is committed, in milliseconds; as before when absent. */
   ttlMs: number | undefined;
@@ -65,6 +66,15 @@ export class Turn {
 
   get detokenizer(): DetokenizerOptions {
     return this.#parts.detokenizer;
+  }
+
+  /** What can be said of the cache before the first pass. */
+  get forecast(): CacheForecast {
+    return this.#parts.forecast;
+  }
+
+  get queueMs(): number {
+    return this.#parts.queueMs;
   }
 
   get restoreMs(): number {
