@@ -108,6 +108,32 @@ export class TurnSupersededError extends Error {
   }
 }
 
+/** An `Idempotency-Key` that came with another request before. */
+export class IdempotencyMismatchError extends Error {
+  override name = "IdempotencyMismatchError";
+  constructor(readonly key: string) {
+    super(`Cannot use Idempotency-Key "${key}": it came with another request, wanted a new key or the same body`);
+  }
+}
+
+/** No such stream of this tenant, or its time to resume is over. */
+export class StreamNotFoundError extends Error {
+  override name = "StreamNotFoundError";
+  constructor(readonly streamId: string) {
+    super(`Cannot find stream "${streamId}": wanted one that runs, or ended a short while ago`);
+  }
+}
+
+/** A stream cannot be read from there: it is not kept any more. */
+export class StreamOffsetLostError extends Error {
+  override name = "StreamOffsetLostError";
+  /** @param wanted event to begin at; @param first oldest event that is kept, `undefined` when none is */
+  constructor(readonly streamId: string, readonly wanted: number, readonly first?: number) {
+    const lost = first === undefined ? "it is over and gone; ask anew" : `events before ${first} are not kept any more`;
+    super(`Cannot resume stream "${streamId}" at event ${wanted}: ${lost}`);
+  }
+}
+
 /** What is wrong with a capsule. */
 export type CapsuleErrorCode =
   | "snapshot_corrupt"

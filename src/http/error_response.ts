@@ -4,6 +4,7 @@ import {
   CapsuleError,
   type CapsuleErrorCode,
   ContextOverflowError,
+  IdempotencyMismatchError,
   InvalidRequestError,
   ModelNotFoundError,
   OutOfMemoryError,
@@ -12,9 +13,12 @@ import {
   SessionGoneError,
   SessionNotFoundError,
   StorageError,
+  StreamNotFoundError,
+  StreamOffsetLostError,
   TurnMismatchError,
   TurnSupersededError,
 } from "../errors.ts";
+import { eventId } from "./event_id.ts";
 
 /** The error body of OpenAI's API. Fields beyond the four are ours. */
 export interface ErrorBody {
@@ -97,6 +101,19 @@ export function describeError(error: unknown): Described {
   }
   if (error instanceof TurnSupersededError) {
     return { status: 409, body: body("conflict_error", "turn_superseded", "session"), headers: final };
+  }
+  if (error instanceof IdempotencyMismatchError) {
+    const param = "idempotency-key";
+    return { status: 422, body: body("invalid_request_error", "idempotency_key_reused", param), headers: final };
+  }
+  if (error instanceof StreamNotFoundError) {
+    return { status: 404, body: body("invalid_request_error", "stream_not_found", "stream"), headers: final };
+  }
+  if (error instanceof StreamOffsetLostError) {
+    const { streamId, first } = error;
+    const extra = { resume_after: first === undefined ? null : eventId(streamId, first - 1) };
+    const lost = body("invalid_request_error", "stream_offset_lost", "last-event-id", extra);
+    return { status: 410, body: lost, headers: final };
   }
   if (error instanceof CapsuleError) {
     const status = CAPSULE_STATUS[error.code];

@@ -1,38 +1,57 @@
 import { Hono } from "hono";
 import type { Generation } from "../engine/generation.ts";
-import { bodyStream } from "./body_stream.ts";
-import { readJson } from "./read_json.ts";
+import type { Answers } from "./answers.ts";
+import { serverTiming } from "./explain.ts";
+import { headerText } from "./header_text.ts";
+import { callerOf, readJson } from "./read_json.ts";
 import { parseGenerateRequest } from "./request_schema.ts";
 import type { Service } from "./service.ts";
+import type { AppEnv } from "./tenants.ts";
 
 /**
  * `POST /v1/generate` -> the answer as chunked `text/plain`, for `curl`.
  * The first token is awaited, so that an error in prefill still has its own status;
  * a later error breaks the response off.
  */
-export function generateRoute(service: Service): Hono {
-  return new Hono().post("/v1/generate", async (c) => {
-    const { model, request } = parseGenerateRequest(await readJson(c.req.raw), c.req.header("x-session-id"));
-    const generation = await service.engineFor(model).start(request, { signal: c.req.raw.signal });
-    const pieces = text(generation);
-    const first = await pieces.next();
-    const body = bodyStream(prepend(first, pieces), { onCancel: () => generation.cancel() });
-    return c.body(body, 200, {
-      "content-type": "text/plain; charset=utf-8",
-      "x-prompt-tokens": `${generation.promptTokens}`,
-      "x-cached-tokens": `${generation.cachedTokens}`,
-      ...(request.session && { "x-session-id": request.session.id }),
+export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> {
+  return new Hono<AppEnv>().post("/v1/generate", async (c) => {
+    const { model, request, onDisconnect } = parseGenerateRequest(await readJson(c), callerOf(c));
+    const engine = service.engineFor(model);
+    const { session } = request;
+    return await answers.respond(c, {
+      id: crypto.randomUUID(),
+      contentType: "text/plain; charset=utf-8",
+      session,
+      onDisconnect,
+      open: async (signal) => {
+        const generation = await engine.start(request, { signal });
+        const pieces = text(generation);
+        const first = await pieces.next();
+        const headers = {
+          "x-prompt-tokens": `${generation.promptTokens}`,
+          "x-cached-tokens": `${generation.cachedTokens}`,
+          "x-cache-reason": generation.forecast.reason,
+          "server-timing": serverTiming(generation.timings),
+          ...(session &&
+            { "x-session-id": headerText(session.id), "x-session-state": generation.forecast.stateBefore }),
+        };
+        return { headers, pieces: prepend(first, pieces) };
+      },
     });
   });
 }
 
-/** The answer's text, piece by piece. */
-async function* text(generation: Generation): AsyncGenerator<string, void, undefined> {
+/** The answer's text, piece by piece. Returns at the end of the whole. */
+async function* text(generation: Generation): AsyncGenerator<string, true, undefined> {
   for await (const event of generation) if (event.text) yield event.text;
+  return true;
 }
 
-async function* prepend(first: IteratorResult<string, void>, rest: AsyncGenerator<string, void, undefined>) {
-  if (first.done) return;
+async function* prepend(
+  first: IteratorResult<string, true>,
+  rest: AsyncGenerator<string, true, undefined>,
+): AsyncGenerator<string, true, undefined> {
+  if (first.done) return true;
   yield first.value;
-  yield* rest;
+  return yield* rest;
 }

@@ -1,23 +1,16 @@
 import { z } from "zod";
-import { type GenerateRequest, MAX_STOP_STRINGS } from "../engine/generate_request.ts";
+import { type GenerateRequest, MAX_STOP_STRINGS, type SessionRef } from "../engine/generate_request.ts";
 import { InvalidRequestError } from "../errors.ts";
+import type { OnDisconnect } from "./answer_stream.ts";
+import { defined, parse } from "./parse.ts";
+import type { Caller } from "./read_json.ts";
+import { type NamedSession, sessionField, toSession } from "./session_field.ts";
 
 /**
  * Untrusted JSON to a request. Wrong types and ranges are refused with the field's name; fields that
  * nobody here knows are ignored, because clients send many; fields that change what an answer means
  * and that we do not have are refused rather than ignored.
  */
-
-const MAX_SESSION_ID_BYTES = 256;
-
-const sessionId = z.string().min(1).refine(
-  (id) => new TextEncoder().encode(id).length <= MAX_SESSION_ID_BYTES && !/\p{Cc}/u.test(id),
-  `wanted at most ${MAX_SESSION_ID_BYTES} bytes without control characters`,
-);
-const session = z.union([
-  sessionId,
-  z.object({ id: sessionId, ttl_s: z.number().positive().max(7 * 24 * 3600).optional() }),
-]);
 
 const textPart = z.object({ type: z.literal("text"), text: z.string() });
 const message = z.object({
@@ -42,15 +35,19 @@ const generation = z.object({
   logit_bias: z.record(z.string().regex(/^\d+$/, "wanted token ids as keys"), z.number().min(-100).max(100)).nullish(),
   stop: z.union([z.string().min(1), z.array(z.string().min(1)).max(MAX_STOP_STRINGS)]).nullish(),
   ignore_eos: z.boolean().nullish(),
-  session: session.nullish(),
+  session: sessionField.nullish(),
   use_cache: z.boolean().nullish(),
   cache: z.enum(["on", "off"]).nullish(),
 });
 
-const messages = z.array(message).min(1);
-const generateBody = generation.extend({ prompt: z.string().min(1).nullish(), messages: messages.nullish() });
+const messages = z.array(message);
+const generateBody = generation.extend({
+  prompt: z.string().min(1).nullish(),
+  messages: messages.min(1).nullish(),
+});
 const chatBody = generation.extend({
-  messages,
+  // None where the last turn is answered again.
+  messages: messages.nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),
   n: z.literal(1, "wanted 1: one answer a request").nullish(),
@@ -64,6 +61,8 @@ export interface ParsedRequest {
   /** As the client named it; `undefined` when it did not. */
   model: string | undefined;
   request: GenerateRequest;
+  /** When the client leaves before the end. */
+  onDisconnect: OnDisconnect;
 }
 
 /** A validated body of `POST /v1/chat/completions`. */
@@ -72,50 +71,35 @@ export interface ParsedChatRequest extends ParsedRequest {
   includeUsage: boolean;
 }
 
-/**
- * @param headerSessionId the `X-Session-Id` header, used when the body names no session
- * @throws {InvalidRequestError} with the first wrong field
- */
-export function parseGenerateRequest(body: unknown, headerSessionId?: string): ParsedRequest {
+/** @throws {InvalidRequestError} with the first wrong field */
+export function parseGenerateRequest(body: unknown, caller: Caller): ParsedRequest {
   const parsed = parse(generateBody, body);
   const { prompt, messages } = parsed;
-  if (Boolean(prompt) === Boolean(messages)) {
+  const named = toSession(parsed.session, caller);
+  const regenerates = named?.request.mode === "regenerate";
+  if (Boolean(prompt) === Boolean(messages) && !(regenerates && !prompt)) {
     throw new InvalidRequestError(
       `Cannot generate: wanted either "prompt" or "messages", got ${prompt ? "both" : "neither"}`,
       "prompt",
     );
   }
-  const what = prompt ? { text: prompt } : { messages: plainMessages(messages!) };
-  return { model: parsed.model ?? undefined, request: toRequest(parsed, what, headerSessionId) };
+  const what = prompt ? { text: prompt } : { messages: plainMessages(messages ?? []) };
+  return toParsed(parsed, what, named);
 }
 
-/**
- * @param headerSessionId the `X-Session-Id` header, used when the body names no session
- * @throws {InvalidRequestError} with the first wrong field
- */
-export function parseChatRequest(body: unknown, headerSessionId?: string): ParsedChatRequest {
+/** @throws {InvalidRequestError} with the first wrong field */
+export function parseChatRequest(body: unknown, caller: Caller): ParsedChatRequest {
   const parsed = parse(chatBody, body);
+  const { stream, stream_options, messages } = parsed;
+  const named = toSession(parsed.session, caller);
+  if (!messages?.length && named?.request.mode !== "regenerate") {
+    throw new InvalidRequestError(`Cannot use messages: wanted at least one`, "messages");
+  }
   return {
-    model: parsed.model ?? undefined,
-    request: toRequest(parsed, { messages: plainMessages(parsed.messages) }, headerSessionId),
-    stream: parsed.stream ?? false,
-    includeUsage: parsed.stream_options?.include_usage ?? false,
+    ...toParsed(parsed, { messages: plainMessages(messages ?? []) }, named),
+    stream: stream ?? false,
+    includeUsage: stream_options?.include_usage ?? false,
   };
-}
-
-function parse<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body);
-  if (result.success) return result.data;
-  const issue = deepest(result.error.issues[0]!);
-  const param = issue.path.join(".") || null;
-  throw new InvalidRequestError(`Cannot use ${param ?? "the body"}: ${issue.message}`, param);
-}
-
-/** Inside a union the useful complaint is the one that got furthest. */
-function deepest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
-  if (issue.code !== "invalid_union") return issue;
-  const inner = issue.errors.flat().map((e) => deepest({ ...e, path: [...issue.path, ...e.path] }));
-  return inner.sort((a, b) => b.path.length - a.path.length)[0] ?? issue;
 }
 
 type Messages = z.infer<typeof messages>;
@@ -128,12 +112,23 @@ function plainMessages(list: Messages) {
   }));
 }
 
+function toParsed(
+  body: z.infer<typeof generation>,
+  prompt: GenerateRequest["prompt"],
+  named: NamedSession | undefined,
+): ParsedRequest {
+  return {
+    model: body.model ?? undefined,
+    request: toRequest(body, prompt, named?.request),
+    onDisconnect: named?.onDisconnect ?? "cancel",
+  };
+}
+
 function toRequest(
   body: z.infer<typeof generation>,
   prompt: GenerateRequest["prompt"],
-  headerSessionId: string | undefined,
+  session: SessionRef | undefined,
 ): GenerateRequest {
-  const named = body.session ?? (headerSessionId === undefined ? undefined : parse(sessionId, headerSessionId));
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? body.max_new_tokens ?? undefined;
   // Greedy unless the request asks for chance: a repeated call then gives a repeated answer.
   const { temperature, top_p, top_k, min_p } = body;
@@ -159,15 +154,8 @@ function toRequest(
     },
     stop: body.stop == null ? [] : [body.stop].flat(),
     ignoreEos: body.ignore_eos ?? false,
-    session: typeof named === "string"
-      ? { id: named }
-      : named && { id: named.id, ttlMs: named.ttl_s === undefined ? undefined : named.ttl_s * 1000 },
+    session,
     useCache: body.use_cache ?? true,
     cache: body.cache ?? "on",
   };
-}
-
-/** Leaves out what is `null` or `undefined`. */
-function defined<T extends Record<string, number | null | undefined>>(fields: T): { [K in keyof T]?: number } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value != null)) as { [K in keyof T]?: number };
 }

@@ -20,10 +20,7 @@ function get(app: ReturnType<typeof createApp>, path: string, headers: Record<st
 
 /** The `data:` payloads of an SSE body, the terminator left as text. */
 function sseEvents(body: string) {
-  return body.split("\n\n").filter((frame) => frame.startsWith("data: ")).map((frame) => {
-    const data = frame.slice(6);
-    return data === "[DONE]" ? data : JSON.parse(data);
-  });
+  return [...body.matchAll(/^data: (.*)$/gm)].map(([, data]) => data === "[DONE]" ? data : JSON.parse(data!));
 }
 
 describe("POST /v1/chat/completions", () => {
@@ -37,7 +34,7 @@ describe("POST /v1/chat/completions", () => {
       some_field_of_tomorrow: { a: 1 },
     });
     assert.equal(response.status, 200);
-    const { id, created, choices: [{ message, ...choice }], usage, ...rest } = await response.json();
+    const { id, created, choices: [{ message, ...choice }], usage, hearth, ...rest } = await response.json();
     assert.match(id, /^chatcmpl-/);
     assert.ok(Math.abs(created - Date.now() / 1000) < 60);
     assert.deepEqual(rest, { model: engine.model.id, object: "chat.completion", system_fingerprint: "fake" });
@@ -47,10 +44,14 @@ describe("POST /v1/chat/completions", () => {
       prompt_tokens: usage.prompt_tokens,
       completion_tokens: 4,
       total_tokens: usage.prompt_tokens + 4,
-      prompt_tokens_details: { cached_tokens: 0 },
+      prompt_tokens_details: { cached_tokens: 0, cache_write_tokens: 0 },
       completion_tokens_details: { accepted_prediction_tokens: 0, rejected_prediction_tokens: 0 },
     });
-    assert.match(response.headers.get("server-timing")!, /^prefill;dur=[\d.]+, decode;dur=[\d.]+$/);
+    assert.deepEqual([hearth.cache.reason, hearth.cache.reused], ["off", 0]);
+    assert.match(
+      response.headers.get("server-timing")!,
+      /^queue;dur=[\d.]+, restore;dur=0.0, prefill;dur=[\d.]+, decode;dur=[\d.]+$/,
+    );
   });
 
   test("streams chunks that typed clients accept, and the same text", async () => {
