@@ -2,6 +2,8 @@ import { z } from "zod";
 import type { BackendChoice } from "../backend/select_backend.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import type { PromptLookupMode } from "../engine/draft_length.ts";
+import type { TenantKey } from "../http/tenants.ts";
+import { parseApiKeys } from "./api_keys.ts";
 
 /** What the environment can set. */
 export interface ServerOptions {
@@ -17,6 +19,8 @@ export interface ServerOptions {
   /** @default "auto" */
   promptLookup: PromptLookupMode;
   apiKey: string | undefined;
+  /** Keys of tenants that do not see each other's sessions. */
+  apiKeys: TenantKey[];
   /** Folder to keep sessions in. @default none: they are in memory only */
   dataDir: string | undefined;
   /** Seals exported sessions. @default none: they are in the clear */
@@ -36,16 +40,17 @@ const environment = z.object({
   ACTIVATIONS: z.enum(["int8", "f32"]).default("int8"),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
+  API_KEYS: text,
   DATA_DIR: text,
   SESSION_KEY: z.string().min(16, "wanted 16 characters or more, hard to guess").optional(),
 });
 
 /** Not to be seen in a message. */
-const SECRET: ReadonlySet<string> = new Set(["API_KEY", "SESSION_KEY"]);
+const SECRET: ReadonlySet<string> = new Set(["API_KEY", "API_KEYS", "SESSION_KEY"]);
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS PROMPT_LOOKUP API_KEY DATA_DIR SESSION_KEY`. An empty variable
- * counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR SESSION_KEY`. An empty
+ * variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -57,12 +62,16 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     const shown = SECRET.has(name) ? "…" : present[name];
     throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
-  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, DATA_DIR, SESSION_KEY } =
-    parsed.data;
-  if (!API_KEY && !isLoopback(HOST!)) {
+  const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, API_KEYS } = parsed.data;
+  const { DATA_DIR, SESSION_KEY } = parsed.data;
+  const apiKeys = API_KEYS === undefined ? [] : parseApiKeys(API_KEYS);
+  if (API_KEY && apiKeys.some(({ key }) => key === API_KEY)) {
+    throw new RangeError(`Cannot use API_KEYS="…": it has the key that API_KEY has`);
+  }
+  if (!API_KEY && apiKeys.length === 0 && !isLoopback(HOST!)) {
     throw new RangeError(
       `Cannot listen on HOST="${HOST}" without a key: anybody who reaches it could use it; ` +
-        `set API_KEY, or leave HOST at 127.0.0.1`,
+        `set API_KEY or API_KEYS, or leave HOST at 127.0.0.1`,
     );
   }
   return {
@@ -75,6 +84,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     activations: ACTIVATIONS,
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
+    apiKeys,
     dataDir: DATA_DIR,
     sessionKey: SESSION_KEY,
   };

@@ -43,7 +43,7 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   const engine = Promise.withResolvers<Engine>();
   // The failure is reported below; without a handler here the runtime would end the process first.
   engine.promise.catch(() => {});
-  const app = createApp(engine.promise, { apiKey: options.apiKey });
+  const app = createApp(engine.promise, { apiKey: options.apiKey, apiKeys: options.apiKeys });
   const listener = bind(listen, options, app.fetch);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${listener.port}`;
 
@@ -66,7 +66,7 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   threads  ${info.threads}${options.threads ? " (THREADS)" : " (the CPU quota)"}
 
 Try it:
-  ${curlLine(url, options.apiKey)}
+  ${curlLine(url, options.apiKey !== undefined || options.apiKeys.length > 0)}
 `);
 }
 
@@ -92,8 +92,8 @@ function bind(listen: Listen, { host, port }: ServerOptions, fetch: Parameters<L
 }
 
 /** A line to paste: `-N` shows each token as it comes. */
-function curlLine(url: string, apiKey: string | undefined): string {
-  const key = apiKey === undefined ? "" : ` -H "authorization: Bearer $API_KEY"`;
+function curlLine(url: string, needsKey: boolean): string {
+  const key = needsKey ? ` -H "authorization: Bearer $API_KEY"` : "";
   const body = JSON.stringify({ messages: [{ role: "user", content: "Why is the sky blue?" }], session: "demo" });
   return `curl -N ${url}/v1/generate -H "content-type: application/json"${key} -d '${body}'`;
 }

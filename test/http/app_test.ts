@@ -3,25 +3,9 @@ import { describe, test } from "node:test";
 import type { Engine } from "../../src/engine/engine.ts";
 import { createApp } from "../../src/http/app.ts";
 import { fakeEngine } from "../fakes/fake_engine.ts";
+import { get, post, sseEvents } from "./client.ts";
 
 const messages = [{ role: "user", content: "Hello there" }];
-
-function post(app: ReturnType<typeof createApp>, path: string, body: unknown, headers: Record<string, string> = {}) {
-  return app.request(`http://localhost${path}`, {
-    method: "POST",
-    headers: { host: "localhost:8787", "content-type": "application/json", ...headers },
-    body: typeof body === "string" ? body : JSON.stringify(body),
-  });
-}
-
-function get(app: ReturnType<typeof createApp>, path: string, headers: Record<string, string> = {}) {
-  return app.request(`http://localhost${path}`, { headers: { host: "localhost:8787", ...headers } });
-}
-
-/** The `data:` payloads of an SSE body, the terminator left as text. */
-function sseEvents(body: string) {
-  return [...body.matchAll(/^data: (.*)$/gm)].map(([, data]) => data === "[DONE]" ? data : JSON.parse(data!));
-}
 
 describe("POST /v1/chat/completions", () => {
   test("answers in OpenAI's shape", async () => {
@@ -65,7 +49,7 @@ describe("POST /v1/chat/completions", () => {
       stream_options: { include_usage: true },
     });
     assert.match(response.headers.get("content-type")!, /^text\/event-stream/);
-    const events = sseEvents(await response.text());
+    const events = sseEvents(await response.text()).map(({ data }) => data);
     assert.equal(events.pop(), "[DONE]");
     const usage = events.pop();
     assert.deepEqual([usage.choices, usage.usage], [[], whole.usage]);
@@ -84,7 +68,7 @@ describe("POST /v1/chat/completions", () => {
     console.error = (...args) => logged.push(...args);
     try {
       const response = await post(createApp(engine), "/v1/chat/completions", { messages, stream: true });
-      const last = sseEvents(await response.text()).at(-1);
+      const last = sseEvents(await response.text()).at(-1)!.data;
       assert.equal(last.error.type, "server_error");
       assert.doesNotMatch(last.error.message, /secret/);
       assert.match(String(logged[0]), /secret/);
@@ -103,7 +87,7 @@ describe("POST /v1/chat/completions", () => {
     });
     const body = await response.text();
     assert.ok(body.split(": ping\n\n").length > 3, body);
-    assert.equal(sseEvents(body.replaceAll(": ping\n\n", "")).at(-1), "[DONE]");
+    assert.equal(sseEvents(body).at(-1)!.data, "[DONE]");
   });
 
   test("the three names of the token limit are one", async () => {

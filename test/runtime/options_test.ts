@@ -13,6 +13,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     activations: "int8",
     promptLookup: "auto",
     apiKey: undefined,
+    apiKeys: [],
     dataDir: undefined,
     sessionKey: undefined,
   });
@@ -40,4 +41,25 @@ test("parseEnvironment() names the variable that is wrong", () => {
     () => parseEnvironment({ SESSION_KEY: "geheim" }),
     /^RangeError: Cannot use SESSION_KEY="…": wanted 16/,
   );
+});
+
+test("parseEnvironment() reads keys of tenants, as pairs and as JSON", () => {
+  const keys = (API_KEYS: string) =>
+    parseEnvironment({ API_KEYS }).apiKeys.map(({ tenant, key }) => `${tenant}=${key}`);
+  assert.deepEqual(keys("ada:k1, bob:k2"), ["ada=k1", "bob=k2"]);
+  assert.deepEqual(keys("ada:old,ada:new"), ["ada=old", "ada=new"]);
+  assert.deepEqual(keys(`{"ada": ["old", "new"], "bob": "k=="}`), ["ada=old", "ada=new", "bob=k=="]);
+  assert.equal(parseEnvironment({ API_KEYS: "ada:k1", HOST: "0.0.0.0" }).host, "0.0.0.0");
+});
+
+test("parseEnvironment() refuses keys that mean nothing or two things, without showing them", () => {
+  const wrong = ["sesame", "ada:", ":sesame", "ada:ses ame", "a b:sesame", ",", "{", "{}", `{"ada": 7}`, `{"ada": []}`];
+  for (const API_KEYS of [...wrong, "ada:sesame,bob:sesame"]) {
+    assert.throws(() => parseEnvironment({ API_KEYS }), (error: Error) => {
+      assert.match(error.message, /^Cannot use API_KEYS="…": /, API_KEYS);
+      assert.doesNotMatch(error.message, /ses/);
+      return error instanceof RangeError;
+    });
+  }
+  assert.throws(() => parseEnvironment({ API_KEY: "k", API_KEYS: "ada:k" }), /the key that API_KEY has/);
 });
