@@ -1,0 +1,171 @@
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, test } from "node:test";
+import { type AppOptions, createApp } from "../../src/http/app.ts";
+import { fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
+import { type App, post, readEvents, send, sseEvents } from "./client.ts";
+
+const messages = [{ role: "user", content: "Hello there" }];
+const body = { messages, ignore_eos: true, max_tokens: 6, session: { id: "s", mode: "append", if_turn: 0 } };
+const streaming = { ...body, stream: true };
+const key = { "idempotency-key": "k" };
+const chat = (a: App, what: unknown, headers: Record<string, string> = key) =>
+  post(a, "/v1/chat/completions", what, headers);
+
+function app(options: FakeEngineOptions = {}, appOptions: AppOptions = {}) {
+  const fake = fakeEngine(options);
+  return { ...fake, app: createApp(fake.engine, appOptions) };
+}
+
+const code = async (response: Response) => `${response.status} ${(await response.json()).error?.code}`;
+
+describe("Idempotency-Key", () => {
+  test("the same request again has the same answer, and runs nothing", async () => {
+    const { app: a, backend, engine } = app();
+    for (const [path, what] of [["/v1/chat/completions", body], ["/v1/generate", { ...body, session: "t" }]] as const) {
+      const headers = { "idempotency-key": path };
+      const first = await post(a, path, what, headers);
+      const answer = await first.text();
+      const passes = backend.passes.length;
+      const again = await post(a, path, what, headers);
+      assert.equal(await again.text(), answer);
+      assert.deepEqual([first, again].map(({ headers }) => headers.get("idempotent-replayed")), [null, "true"]);
+      for (const name of ["content-type", "server-timing", "x-session-id"]) {
+        assert.equal(again.headers.get(name), first.headers.get(name));
+      }
+      assert.equal(backend.passes.length, passes);
+    }
+    assert.deepEqual(engine.sessions.list().map(({ turn }) => turn), [1, 1]);
+  });
+
+  test("a stream comes again event by event, or from where it was lost", async () => {
+    const { app: a } = app();
+    const first = sseEvents(await (await chat(a, streaming)).text());
+    assert.equal(first.at(-1)!.data, "[DONE]");
+    assert.deepEqual(sseEvents(await (await chat(a, streaming)).text()), first);
+    const rest = await chat(a, streaming, { ...key, "last-event-id": first[2]!.id });
+    assert.deepEqual(sseEvents(await rest.text()), first.slice(3));
+  });
+
+  test("another request with the key is 422", async () => {
+    const { app: a } = app();
+    await (await chat(a, body)).text();
+    const other = { ...body, max_tokens: 7 };
+    for (
+      const response of [
+        chat(a, other),
+        chat(a, streaming),
+        post(a, "/v1/generate", body, key),
+        chat(a, body, { ...key, "x-session-id": "t" }),
+      ]
+    ) {
+      const { status, headers } = await response;
+      assert.deepEqual([status, headers.get("x-should-retry")], [422, "false"]);
+    }
+    assert.equal(await code(await chat(a, other)), "422 idempotency_key_reused");
+    assert.equal((await chat(a, body, { "idempotency-key": "x".repeat(256) })).status, 400);
+  });
+
+  test("while it runs, the same request joins it", async () => {
+    const { app: a, engine } = app({ delayMs: 3 });
+    const whole = await Promise.all([chat(a, body), chat(a, body)]);
+    const [one, other] = await Promise.all(whole.map((response) => response.json()));
+    assert.deepEqual(one, other);
+    assert.equal(engine.sessions.describe("s").turn, 1);
+
+    const next = { ...streaming, session: { id: "s", mode: "append" } };
+    const started = await chat(a, next, { "idempotency-key": "2" });
+    const joined = await chat(a, next, { "idempotency-key": "2" });
+    const events = await Promise.all([started, joined].map((response) => response.text()));
+    assert.deepEqual(sseEvents(events[0]!), sseEvents(events[1]!));
+    assert.equal(sseEvents(events[0]!).at(-1)!.data, "[DONE]");
+    assert.equal(engine.sessions.describe("s").turn, 2);
+  });
+
+  test("one of two that leaves does not end it, the last one does", async () => {
+    const { app: a, engine } = app({ delayMs: 5 });
+    const [first, second] = [new AbortController(), new AbortController()];
+    const ask = ({ signal }: AbortController, extra: object = {}) =>
+      send(a, "POST", "/v1/chat/completions", { ...body, ...extra }, { headers: key, signal });
+    const leaving = ask(first).catch(() => {});
+    const staying = ask(second);
+    await sleep(12);
+    first.abort();
+    await leaving;
+    assert.equal((await staying).status, 200);
+
+    const long = { max_tokens: 500, session: "t" };
+    const headers = { "idempotency-key": "2" };
+    const both = [new AbortController(), new AbortController()].map((controller) => ({
+      controller,
+      answer: send(a, "POST", "/v1/chat/completions", { ...body, ...long }, { headers, signal: controller.signal })
+        .catch(() => {}),
+    }));
+    await sleep(20);
+    for (const { controller } of both) controller.abort();
+    await Promise.all(both.map(({ answer }) => answer));
+    for (let tries = 0; engine.sessions.list().some(({ id }) => id === "t"); tries++) {
+      assert.ok(tries < 50);
+      await sleep(5);
+    }
+    // Nothing came of it, so the key is free.
+    const again = await chat(a, { ...body, ...long, max_tokens: 2 }, headers);
+    assert.deepEqual([again.status, again.headers.get("idempotent-replayed")], [200, null]);
+  });
+
+  test("what failed may be tried again", async () => {
+    const { app: a, backend, engine } = app();
+    const early = { ...body, session: { id: "s", mode: "append", if_turn: 1 } };
+    assert.equal(await code(await chat(a, early)), "404 session_not_found");
+    await (await chat(a, { ...body, session: "s" }, {})).text();
+    assert.equal((await chat(a, early)).status, 200);
+
+    const error = console.error;
+    console.error = () => {};
+    const third = { ...streaming, session: { id: "s", mode: "append", if_turn: 2 } };
+    backend.failNext = new Error("boom");
+    const failed = sseEvents(await (await chat(a, third, { "idempotency-key": "3" })).text());
+    console.error = error;
+    assert.equal(failed.at(-1)!.data.error.type, "server_error");
+    const lost = await chat(a, third, { "idempotency-key": "3", "last-event-id": failed[0]!.id });
+    assert.equal(await code(lost), "410 stream_offset_lost");
+    const done = sseEvents(await (await chat(a, third, { "idempotency-key": "3" })).text());
+    assert.equal(done.at(-1)!.data, "[DONE]");
+    assert.equal(engine.sessions.describe("s").turn, 3);
+  });
+
+  test("what was kept of an aborted turn is not appended twice", async () => {
+    const { app: a, engine } = app({ delayMs: 2 });
+    const session = { id: "s", mode: "append", if_turn: 0, on_abort: "keep_partial" };
+    const partial = { ...streaming, max_tokens: 300, session };
+    const seen = await readEvents(await chat(a, partial), 4);
+    const again = sseEvents(await (await chat(a, partial)).text());
+    assert.deepEqual(again.slice(0, seen.length), seen);
+    assert.equal(again.at(-1)!.data.error.code, "client_closed_request");
+    const { turn, messages } = engine.sessions.inspect("s");
+    assert.deepEqual([turn, messages.length], [1, 2]);
+  });
+
+  test("keeps so many answers, so many bytes, for so long", async () => {
+    const ask = async (a: App, name: string) => {
+      const response = await chat(a, { ...body, session: undefined }, { "idempotency-key": name });
+      await response.text();
+      return response.headers.has("idempotent-replayed");
+    };
+    for (const idempotency of [{ maxEntries: 2 }, { maxBytes: 3500 }, { ttlMs: 1 }]) {
+      const { app: a } = app({}, { idempotency });
+      for (const name of ["1", "2", "3"]) assert.equal(await ask(a, name), false);
+      if (idempotency.ttlMs) await sleep(20);
+      else assert.equal(await ask(a, "3"), true);
+      assert.equal(await ask(a, "1"), false, JSON.stringify(idempotency));
+    }
+  });
+
+  test("an answer of a session that is deleted is not given again", async () => {
+    const { app: a } = app();
+    await (await chat(a, body)).text();
+    await send(a, "DELETE", "/v1/sessions/s");
+    const again = await chat(a, body);
+    assert.deepEqual([again.status, again.headers.get("idempotent-replayed")], [200, null]);
+  });
+});
