@@ -1,0 +1,135 @@
+import assert from "node:assert/strict";
+import { connect, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, test } from "node:test";
+import { createApp } from "../../src/http/app.ts";
+import { fakeEngine } from "../fakes/fake_engine.ts";
+import { type SseEvent, sseEvents, textOf } from "../http/client.ts";
+import { listen } from "./this_runtime.ts";
+
+const messages = [{ role: "user", content: "Hello" }];
+const base = { messages, ignore_eos: true, stream: true };
+
+/** A real socket with this runtime's listener over a model that takes `delayMs` a pass. */
+function served(delayMs: number) {
+  const { engine, backend } = fakeEngine({ delayMs });
+  const listener = listen({ hostname: "127.0.0.1", port: 0, fetch: createApp(engine).fetch });
+  const url = `http://127.0.0.1:${listener.port}`;
+  return {
+    engine,
+    backend,
+    port: listener.port,
+    post: (path: string, body: object, headers: Record<string, string> = {}) =>
+      fetch(url + path, {
+        method: "POST",
+        headers: { "content-type": "application/json", ...headers },
+        body: JSON.stringify(body),
+      }),
+    get: (path: string, headers: Record<string, string> = {}) => fetch(url + path, { headers }),
+    async [Symbol.asyncDispose]() {
+      await engine.drain(0);
+      await listener.stop();
+    },
+  };
+}
+
+/** A client that can vanish: a bare TCP connection. */
+async function requestRaw(port: number, body: object, headers: Record<string, string> = {}): Promise<Socket> {
+  const socket = connect(port, "127.0.0.1");
+  socket.on("error", () => {});
+  const content = JSON.stringify(body);
+  const lines = Object.entries({
+    host: `127.0.0.1:${port}`,
+    "content-type": "application/json",
+    "content-length": `${Buffer.byteLength(content)}`,
+    ...headers,
+  }).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${lines.join("")}\r\n${content}`);
+  return socket;
+}
+
+/** Reads so many events off the connection, then cuts it without a goodbye. */
+async function readAndVanish(socket: Socket, count: number): Promise<SseEvent[]> {
+  let received = "";
+  for await (const part of socket) {
+    received += part;
+    // Events lie whole in HTTP's chunks, whose sizes stand on lines of their own.
+    const events = sseEvents(received.replaceAll(/\r\n[0-9a-f]+\r\n/g, ""));
+    if (events.length >= count) {
+      socket.resetAndDestroy();
+      return events.slice(0, count);
+    }
+  }
+  throw new Error(`the stream ended early: ${received}`);
+}
+
+describe("over real sockets", () => {
+  test("a client that vanishes mid-stream resumes where it was, and the turn is there once", async () => {
+    await using server = served(5);
+    const whole = textOf(
+      sseEvents(await (await server.post("/v1/chat/completions", { ...base, max_tokens: 40 })).text()),
+    );
+    const session = { id: "s", on_disconnect: "continue" };
+    const seen = await readAndVanish(await requestRaw(server.port, { ...base, max_tokens: 40, session }), 6);
+    await sleep(50);
+    const last = seen.at(-1)!.id;
+    const path = `/v1/streams/${last.slice(0, last.lastIndexOf("."))}`;
+    const rest = sseEvents(await (await server.get(path, { "last-event-id": last })).text());
+    assert.equal(textOf([...seen, ...rest]), whole);
+    assert.equal(rest.at(-1)!.data, "[DONE]");
+    assert.equal(server.engine.sessions.describe("s").turn, 1);
+  });
+
+  test("the same request again, with its key, joins the answer that is still running", async () => {
+    await using server = served(5);
+    const body = { ...base, max_tokens: 60, session: { id: "s", on_disconnect: "continue", if_turn: 0 } };
+    const key = { "idempotency-key": "once" };
+    const seen = await readAndVanish(await requestRaw(server.port, body, key), 5);
+    const rest = await server.post("/v1/chat/completions", body, { ...key, "last-event-id": seen.at(-1)!.id });
+    const fromStart = await server.post("/v1/chat/completions", body, key);
+    assert.equal(server.engine.sessions.describe("s").busy, true, "it is still running");
+    assert.equal(rest.headers.get("idempotent-replayed"), "true");
+    const [tail, all] = (await Promise.all([rest.text(), fromStart.text()])).map(sseEvents);
+    assert.deepEqual([...seen, ...tail!], all);
+    assert.equal(all!.at(-1)!.data, "[DONE]");
+    assert.equal(server.engine.sessions.describe("s").turn, 1);
+    assert.equal(server.backend.passes.length, 60);
+  });
+
+  test("a client that vanishes before the first token takes its request with it", async () => {
+    await using server = served(150);
+    const socket = await requestRaw(server.port, { ...base, max_tokens: 100, session: "s" });
+    await sleep(75);
+    socket.resetAndDestroy();
+    await sleep(400);
+    assert.ok(server.backend.passes.length <= 2, `${server.backend.passes.length} passes`);
+    assert.deepEqual(server.engine.sessions.list(), []);
+  });
+
+  test("one that reads a byte a second holds nobody up", async () => {
+    await using server = served(1);
+    const slow = await requestRaw(server.port, { ...base, max_tokens: 2000, session: "slow" });
+    let bytes = 0;
+    slow.pause();
+    const drip = setInterval(() => bytes += slow.read(1)?.length ?? 0, 1000);
+    await sleep(1100);
+    const startedAt = performance.now();
+    const others = await Promise.all([1, 2, 3].map(async (i) => {
+      const body = { ...base, max_tokens: 50, session: `other ${i}` };
+      return sseEvents(await (await server.post("/v1/chat/completions", body)).text());
+    }));
+    const tookMs = performance.now() - startedAt;
+    for (const events of others) assert.equal(events.at(-1)!.data, "[DONE]");
+    // 3 x 50 passes of a millisecond or two; waiting for the slow one would take its 2000, or hours.
+    assert.ok(tookMs < 3000, `${tookMs} ms`);
+    assert.ok(bytes <= 3, `${bytes} bytes`);
+    clearInterval(drip);
+    slow.destroy();
+    for (let tries = 0; server.engine.sessions.list().some(({ busy }) => busy); tries++) {
+      assert.ok(tries < 200, "its session is free again");
+      await sleep(20);
+    }
+    const kvBytes = server.engine.sessions.list().reduce((sum, { hotBytes }) => sum + hotBytes, 0);
+    assert.equal(server.engine.sessions.stats().hotBytes, kvBytes);
+  });
+});
