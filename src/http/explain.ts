@@ -31,7 +31,13 @@ export function explain({ usage: { cache }, timings }: EndEvent, session: Sessio
       state_before: cache.stateBefore,
       expires_at: seconds(session.expiresAt),
     },
-    cache: { reused: cache.reused, written: cache.written, ...wireForecast(cache), bytes: cache.bytes },
+    cache: {
+      reused: cache.reused,
+      shared: cache.shared,
+      written: cache.written,
+      ...wireForecast(cache),
+      bytes: cache.bytes,
+    },
     timings: {
       queue_ms: tenths(timings.queueMs),
       restore_ms: tenths(timings.restoreMs),
