@@ -1,6 +1,6 @@
 /**
  * What the caches are worth on this machine and how fast the engine is:
- * `bun run bench [--only case,…] [--runs N] [--quick] [--record]`; the environment as for the server.
+ * `bun run bench [--only case,…] [--runs N] [--minutes N] [--quick] [--record]`; the environment as for the server.
  * Each case checks its result before it is timed. The last line of stdout is one JSON document.
  */
 import { join } from "node:path";
@@ -15,6 +15,7 @@ import { contextCurve } from "./cases/context_curve.ts";
 import { decodeContext } from "./cases/decode_context.ts";
 import { kernels } from "./cases/kernels.ts";
 import { load } from "./cases/load.ts";
+import { mixedLoad } from "./cases/mixed_load.ts";
 import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
@@ -32,6 +33,7 @@ const CASES: Readonly<Record<string, Case>> = {
   batch_rows: batchRows,
   context_curve: contextCurve,
   streams,
+  mixed_load: mixedLoad,
 };
 
 const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels, load };
@@ -40,6 +42,7 @@ const { values: flags } = parseArgs({
   options: {
     only: { type: "string" },
     runs: { type: "string", default: "3" },
+    minutes: { type: "string", default: "1" },
     quick: { type: "boolean", default: false },
     record: { type: "boolean", default: false },
     out: { type: "string", default: join(import.meta.dirname!, "record") },
@@ -53,7 +56,7 @@ if (unknown) {
   process.exit(1);
 }
 
-const context = { runs: Number(flags.runs), quick: flags.quick, progress };
+const context = { runs: Number(flags.runs), minutes: Number(flags.minutes), quick: flags.quick, progress };
 const cases: CaseResult[] = [];
 const machine = describeMachine();
 console.log(`${machine.machine.cpu}, ${machine.machine.cores} cores, ${JSON.stringify(machine.versions)}`);

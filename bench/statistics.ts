@@ -27,3 +27,10 @@ export async function milliseconds(work: () => Promise<unknown>): Promise<number
   await work();
   return performance.now() - startedAt;
 }
+
+/** The value that so many percent do not exceed, by nearest rank. @throws {RangeError} of nothing */
+export function percentile(values: readonly number[], percent: number): number {
+  if (values.length === 0) throw new RangeError("Cannot rank: there are no values");
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil((percent / 100) * sorted.length) - 1)]!;
+}

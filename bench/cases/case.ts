@@ -6,6 +6,8 @@ import type { CaseResult } from "../report.ts";
 export interface MachineContext {
   /** Repeats of what is averaged. */
   runs: number;
+  /** How long a case lasts that is about time. */
+  minutes: number;
   /** Fewer tokens and turns: to see that the case works, not for figures. */
   quick: boolean;
   progress(text: string): void;
