@@ -17,6 +17,7 @@ export { pipeline, type TextGenerationOptions, type TextGenerationPipeline } fro
 export { type Streamer, TextStreamer, type TextStreamerOptions } from "./engine/text_streamer.ts";
 export * from "./errors.ts";
 export { type AppOptions, createApp } from "./http/app.ts";
+export type { TenantKey } from "./http/tenants.ts";
 export type { SamplingParams } from "./sampling/sampling_params.ts";
 export type { ChatMessage } from "./tokenizer/chat_template.ts";
 export type { RewindTarget } from "./session/rewind.ts";

@@ -39,9 +39,9 @@ export function sessionsRoute(service: Service, answers: Answers): Hono<AppEnv> 
       const id = c.req.param("id");
       const owner = { tenant: c.get("tenant") };
       const { sessions } = service.engine;
-      answers.forget(owner.tenant, id);
       // What was not there says why.
       if (!await sessions.delete(id, owner)) sessions.describe(id, owner);
+      answers.forget(owner.tenant, id);
       return c.json({ id, object: "session.deleted", deleted: true });
     });
 }
