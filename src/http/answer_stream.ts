@@ -89,6 +89,11 @@ export class AnswerStream {
     return this.#over.promise;
   }
 
+  /** Whether it was cancelled and only finishes its last pass. */
+  get ending(): boolean {
+    return this.#abort.signal.aborted && !this.#ended;
+  }
+
   /** Bytes kept. */
   get bytes(): number {
     return this.#ring.bytes;

@@ -113,6 +113,21 @@ describe("Idempotency-Key", () => {
     assert.deepEqual([again.status, again.headers.get("idempotent-replayed")], [200, null]);
   });
 
+  test("who comes back while the answer that it left is ending gets a whole one", async () => {
+    const { app: a, engine } = app({ delayMs: 30 });
+    const leaving = new AbortController();
+    const left = await send(a, "POST", "/v1/chat/completions", streaming, { headers: key, signal: leaving.signal });
+    const reader = left.body!.getReader();
+    await reader.read();
+    const inPass = reader.read();
+    leaving.abort();
+    const again = sseEvents(await (await chat(a, streaming)).text());
+    await inPass;
+    assert.equal(again.at(-1)!.data, "[DONE]");
+    assert.notEqual(again[0]!.data.id, left.headers.get("x-stream-id"));
+    assert.equal(engine.sessions.describe("s").turn, 1);
+  });
+
   test("what failed may be tried again", async () => {
     const { app: a, backend, engine } = app();
     const early = { ...body, session: { id: "s", mode: "append", if_turn: 1 } };
