@@ -106,6 +106,16 @@ describe("over real sockets", () => {
     assert.deepEqual(server.engine.sessions.list(), []);
   });
 
+  test("a body is as large as the app allows, not the runtime", async () => {
+    await using server = served(0);
+    const response = await fetch(`http://127.0.0.1:${server.port}/v1/sessions/import`, {
+      method: "POST",
+      headers: { "content-type": "application/octet-stream" },
+      body: new Uint8Array(129 * 2 ** 20),
+    });
+    assert.deepEqual([response.status, (await response.json()).error.code], [400, "snapshot_corrupt"]);
+  });
+
   test("one that reads a byte a second waits for itself, and holds nobody up", async () => {
     await using server = served(0, 100_000);
     const { engine, backend } = server;
