@@ -1,6 +1,6 @@
 import { Hono } from "hono";
 import { type Answers, EVENT_STREAM } from "./answers.ts";
-import { chatEvents, type Envelope, wholeChat } from "./chat_wire.ts";
+import { chatEvents, type Envelope, type Explain, wholeChat } from "./chat_wire.ts";
 import { explain, serverTiming, sessionAfter } from "./explain.ts";
 import { headerText } from "./header_text.ts";
 import { callerOf, readJson } from "./read_json.ts";
@@ -30,8 +30,7 @@ export function chatCompletionsRoute(service: Service, answers: Answers): Hono<A
       onDisconnect,
       open: async (signal) => {
         const generation = await engine.start(request, { signal });
-        const explained = (end: Parameters<typeof explain>[0]) =>
-          explain(end, sessionAfter(engine, session, end.usage.cache));
+        const explained: Explain = (end) => explain(end, sessionAfter(engine, session, end.usage.cache));
         const { headers, pieces } = stream
           ? {
             headers: { "server-timing": serverTiming(generation.timings) },
