@@ -1,5 +1,6 @@
 import type { Engine } from "../../src/engine/engine.ts";
 import { createApp } from "../../src/http/app.ts";
+import { collectGarbage } from "../collect_garbage.ts";
 import { LoadClient, type TtftSample } from "../load/load_client.ts";
 import { percentile } from "../statistics.ts";
 import { answer, type Case } from "./case.ts";
@@ -35,7 +36,7 @@ export const mixedLoad: Case = async ({ engine, quick, minutes, progress }) => {
     if (after[key] !== before[key]) throw new Error(`Cannot end the load: ${key} is ${after[key]}, was ${before[key]}`);
   }
   // In a quick run conversations are still growing, and so are heaps.
-  if (!quick && canCollect && rssAfter > rssBefore * MOST_GROWTH) {
+  if (!quick && rssAfter > rssBefore * MOST_GROWTH) {
     throw new Error(`Cannot end the load: memory is ${rssAfter} MiB, was ${rssBefore}`);
   }
 
@@ -54,9 +55,7 @@ export const mixedLoad: Case = async ({ engine, quick, minutes, progress }) => {
       `${(lastsMs / 60_000).toFixed(1)} minutes?`,
     checked:
       `conversations were right to the end, hot and recomputed; sessions, KV blocks and bytes came back to what ` +
-      `they were (${before.kvBlocks}, ${before.kvBytes}), memory from ${rssBefore} to ${rssAfter} MiB${
-        canCollect ? "" : " with its garbage"
-      }; ${done}`,
+      `they were (${before.kvBlocks}, ${before.kvBytes}), memory from ${rssBefore} to ${rssAfter} MiB; ${done}`,
     rows,
     figures: {
       ...Object.fromEntries(rows.flatMap(({ state, "p50 ms": p50, "p99 ms": p99 }) => [
@@ -126,16 +125,11 @@ async function held(engine: Engine): Promise<Held> {
   return { sessions, ...await engine.backend.stats(), outsideBytes: warmBytes + parkedBytes };
 }
 
-const { gc, Bun } = globalThis as { gc?: () => void; Bun?: { gc(force: boolean): void } };
-/** Deno has to be run with `--v8-flags=--expose-gc` for it. */
-const canCollect = Boolean(gc ?? Bun);
-
-/** Memory of this process in MiB, without garbage where it can be collected: the least of some seconds. */
+/** Memory of this process in MiB without its garbage: the least of some seconds. */
 async function residentMiB(): Promise<number> {
   let least = Infinity;
   for (let i = 0; i < 6; i++) {
-    Bun?.gc(true);
-    gc?.();
+    collectGarbage();
     await new Promise((resolve) => setTimeout(resolve, 500));
     least = Math.min(least, process.memoryUsage().rss / 2 ** 20);
   }
