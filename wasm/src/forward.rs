@@ -6,6 +6,7 @@
 use crate::attend_tiles::{attend_tiles, tiles};
 use crate::attention::AttentionShape;
 use crate::kv::{BlockPool, Kind, Sequence, BLOCK_TOKENS};
+use crate::layout::BLOCK;
 use crate::model::Model;
 use crate::ops::{add, rms_norm, rotate, swiglu};
 use crate::row::Row;
@@ -13,6 +14,8 @@ use crate::threads::{for_parts, Shared};
 
 /// Fewer tokens than this are normed, added and so on faster by one thread than by several.
 const TOKENS_APART: usize = 8;
+/// The same of blocks of 32 numbers that go through the activation function.
+const BLOCKS_APART: usize = 16;
 
 /// Buffers of a pass, kept for the next one.
 #[derive(Default)]
@@ -99,10 +102,13 @@ pub fn forward(
         model.product(&layer.gate_up, normed, tokens, quantized, wide);
         narrow.resize(tokens * intermediate, 0.0);
         let out = Shared::new(narrow);
-        for_parts(tokens, TOKENS_APART, |_, part| {
-            for token in part {
-                let out = unsafe { out.part(token * intermediate..(token + 1) * intermediate) };
-                swiglu(&wide[token * 2 * intermediate..][..2 * intermediate], out);
+        let blocks = intermediate / BLOCK;
+        for_parts(tokens * blocks, BLOCKS_APART, |_, part| {
+            for block in part {
+                let gate_up = &wide[block / blocks * 2 * intermediate..][..2 * intermediate];
+                let at = block % blocks * BLOCK..(block % blocks + 1) * BLOCK;
+                let (gate, up) = gate_up.split_at(intermediate);
+                swiglu(&gate[at.clone()], &up[at], unsafe { out.part(block * BLOCK..(block + 1) * BLOCK) });
             }
         });
         model.product(&layer.down, narrow, tokens, quantized, product);

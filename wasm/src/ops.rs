@@ -19,10 +19,9 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// SwiGLU, https://arxiv.org/abs/2002.05202: `gate_up` is `[2 * size]`, gates first; `out = silu(gate) * up`.
-/// `size` is a multiple of 4.
-pub fn swiglu(gate_up: &[f32], out: &mut [f32]) {
-    let (gate, up) = gate_up.split_at(out.len());
+/// SwiGLU, https://arxiv.org/abs/2002.05202: `out = silu(gate) * up`, all of a length that is a multiple of 4.
+pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len());
     for i in (0..out.len()).step_by(4) {
         unsafe {
             let g = v128_load(gate.as_ptr().add(i).cast());
