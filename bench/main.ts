@@ -3,7 +3,7 @@
  * `bun run bench [--only case,…] [--runs N] [--minutes N] [--quick] [--record]`; the environment as for the server.
  * Each case checks its result before it is timed. The last line of stdout is one JSON document.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { availableCpus } from "../src/backend/host_resources.ts";
 import { createEngine } from "../src/engine/create_engine.ts";
@@ -97,5 +97,7 @@ async function finish(result: CaseResult): Promise<void> {
   console.log(`\n== ${result.question}\n   (${result.checked})\n\n${table(result.rows)}`);
   cases.push(result);
   if (!flags.record) return;
-  for (const path of await writeRecord(flags.out, environment, result)) console.log(`wrote ${path}`);
+  // Another model's records stand beside the bundled one's.
+  const name = process.env.MODEL ? `${result.name}-${basename(process.env.MODEL)}` : result.name;
+  for (const path of await writeRecord(flags.out, environment, { ...result, name })) console.log(`wrote ${path}`);
 }
