@@ -73,7 +73,9 @@ export class InferenceThread {
 
   /** Makes a cache of what `export` gave. */
   async import(cacheId: number, length: number, bytes: Uint8Array): Promise<void> {
-    await this.#ask({ type: "import", cacheId, length, bytes }, "imported");
+    const whole = bytes.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength;
+    const buffer = whole ? bytes.buffer as ArrayBuffer : bytes.slice().buffer;
+    await this.#ask({ type: "import", cacheId, length, bytes: buffer }, "imported");
   }
 
   async stats(): Promise<BackendStats> {

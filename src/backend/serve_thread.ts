@@ -57,7 +57,7 @@ export async function serveThread(
         return reply({ type: "exported", bytes }, [bytes.buffer]);
       }
       case "import":
-        await session.importCache(request.cacheId, request.length, request.bytes);
+        await session.importCache(request.cacheId, request.length, new Uint8Array(request.bytes));
         return reply({ type: "imported" });
     }
     requireForked(request.rows);

@@ -9,8 +9,11 @@ export type Request =
   | { type: "fork"; cacheId: number; toId: number; length: number }
   /** The KV of the first `length` tokens, as bytes. */
   | { type: "export"; cacheId: number; length: number }
-  /** Makes `cacheId` a cache of what `export` gave. */
-  | { type: "import"; cacheId: number; length: number; bytes: Uint8Array }
+  /**
+   * Makes `cacheId` a cache of what `export` gave. A buffer, no view of one: in Deno 2.9 a thread takes 0.1 s a megabyte
+   * for a view, because its `node:worker_threads` looks into every property of a message for ports.
+   */
+  | { type: "import"; cacheId: number; length: number; bytes: ArrayBuffer }
   | { type: "stats" }
   | { type: "free"; cacheId: number }
   /** The last one: the thread ends. */
