@@ -70,7 +70,6 @@ pub fn release(pointer: usize, bytes: usize) {
 
 /// Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
 /// weights. Returns a sum so that nothing is left out.
-#[wasm_bindgen]
 pub fn read_memory(pointer: usize, bytes: usize) -> i32 {
     let mut sums = [i32x4_splat(0); 8];
     let mut at = pointer as *const v128;

@@ -71,8 +71,7 @@ export interface KernelExports {
   choose_dot(weights: Weights): Dot;
   has_kernel(dot: Dot, weights: Weights, tile: number, expand: boolean): boolean;
   self_test(dot: Dot, weights: Weights): boolean;
-  read_memory(pointer: number, bytes: number): number;
-  /** `matmul` of all panels, and `read_memory`, on all threads. */
+  /** `matmul` of all panels, on all threads; and a loop that only reads so many bytes, on all threads. */
   matmul_shared(
     dot: Dot,
     weights: Weights,

@@ -188,12 +188,6 @@ export function pack(weights: number, n: number, k: number, qweight: number, sca
 export function quantize_rows(x: number, m: number, k: number, tile: number, to: number, from: number, until: number): void;
 
 /**
- * Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
- * weights. Returns a sum so that nothing is left out.
- */
-export function read_memory(pointer: number, bytes: number): number;
-
-/**
  * `read_memory` of `bytes`, a multiple of 128, shared among the threads.
  */
 export function read_shared(pointer: number, bytes: number): number;
@@ -274,7 +268,6 @@ export interface InitOutput {
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
     readonly pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
     readonly quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
-    readonly read_memory: (a: number, b: number) => number;
     readonly read_shared: (a: number, b: number) => number;
     readonly release: (a: number, b: number) => void;
     readonly scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;

@@ -458,18 +458,6 @@ export function quantize_rows(x, m, k, tile, to, from, until) {
 }
 
 /**
- * Reads `bytes` (a multiple of 128) with eight independent loads at a time: the bound of a kernel that streams its
- * weights. Returns a sum so that nothing is left out.
- * @param {number} pointer
- * @param {number} bytes
- * @returns {number}
- */
-export function read_memory(pointer, bytes) {
-    const ret = wasm.read_memory(pointer, bytes);
-    return ret;
-}
-
-/**
  * `read_memory` of `bytes`, a multiple of 128, shared among the threads.
  * @param {number} pointer
  * @param {number} bytes

@@ -43,7 +43,6 @@ export const matmul_shared: (a: number, b: number, c: number, d: number, e: numb
 export const matrix_bytes: (a: number, b: number, c: number) => number;
 export const pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
 export const quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
-export const read_memory: (a: number, b: number) => number;
 export const read_shared: (a: number, b: number) => number;
 export const release: (a: number, b: number) => void;
 export const scalar_matmul: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
