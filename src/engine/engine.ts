@@ -10,6 +10,7 @@ import type { SessionFiles } from "../session/session_files.ts";
 import { SessionStore } from "../session/session_store.ts";
 import { ChatTemplate } from "../tokenizer/chat_template.ts";
 import { Detokenizer } from "../tokenizer/detokenizer.ts";
+import { EncodedTexts } from "../tokenizer/encoded_texts.ts";
 import { StopStrings } from "../tokenizer/stop_strings.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { checkRequest } from "./check_request.ts";
@@ -82,7 +83,13 @@ export class Engine implements AsyncDisposable {
       store.recover(session, lastAt, parked);
     }
     const { vocabSize, contextLength } = model.config;
-    const encoder = { tokenizer: this.tokenizer, chatTemplate: () => this.chatTemplate, vocabSize, contextLength };
+    const encoder = {
+      tokenizer: this.tokenizer,
+      chatTemplate: () => this.chatTemplate,
+      encodedTexts: new EncodedTexts(),
+      vocabSize,
+      contextLength,
+    };
     this.#host = { store, tiers, backend, encoder };
     this.sessions = new Sessions(this.#host, {
       model: modelIdentity(model),

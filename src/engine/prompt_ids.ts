@@ -1,6 +1,8 @@
 import { ContextOverflowError, InvalidRequestError } from "../errors.ts";
+import { DEFAULT_TENANT } from "../session/session.ts";
 import { sameWords, type StoredMessage, type Transcript } from "../session/transcript.ts";
 import type { ChatMessage, ChatTemplate } from "../tokenizer/chat_template.ts";
+import type { EncodedTexts } from "../tokenizer/encoded_texts.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { DEFAULT_MAX_TOKENS, type GenerateRequest } from "./generate_request.ts";
 
@@ -9,6 +11,8 @@ export interface PromptEncoder {
   readonly tokenizer: Tokenizer;
   /** @throws {ModelFileError} when the model has none */
   readonly chatTemplate: () => ChatTemplate;
+  /** What conversations said before. */
+  readonly encodedTexts: EncodedTexts;
   readonly vocabSize: number;
   readonly contextLength: number;
 }
@@ -58,16 +62,24 @@ function encode({ prompt, session }: GenerateRequest, transcript: Transcript, en
   if (mode === "append") requireSameKind(prompt, transcript);
   if ("messages" in prompt) {
     const before = mode === "append" ? transcript.messages : [];
-    return encodeMessages([...before, ...prompt.messages], transcript, encoder);
+    const owner = session && (session.tenant ?? DEFAULT_TENANT);
+    return encodeMessages([...before, ...prompt.messages], transcript, encoder, owner);
   }
   const before = mode === "append" ? transcript.ids : [];
   const ids = "ids" in prompt ? prompt.ids : encoder.tokenizer.encode(prompt.text, { addBos: before.length === 0 });
   return { ids: [...before, ...ids], messages: [] };
 }
 
-function encodeMessages(messages: readonly ChatMessage[], transcript: Transcript, encoder: PromptEncoder): Encoded {
+function encodeMessages(
+  messages: readonly ChatMessage[],
+  transcript: Transcript,
+  { tokenizer, chatTemplate, encodedTexts }: PromptEncoder,
+  owner: string | undefined,
+): Encoded {
   const stored: StoredMessage[] = messages.map(({ role, content }) => ({ role, content }));
-  const ids = encoder.chatTemplate().encode(messages, {
+  const encode = (text: string) => tokenizer.encode(text);
+  const ids = chatTemplate().encode(messages, {
+    encodeText: owner === undefined ? encode : (text) => encodedTexts.ids(owner, text, encode),
     replyIds: sampledIds(messages, transcript),
     onReply: (index, from, to) => stored[index]!.span = [from, to],
   });

@@ -1,7 +1,7 @@
 import { Template } from "@huggingface/jinja";
 import { z } from "zod";
 import { InvalidRequestError, ModelFileError } from "../errors.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { escapeRegExp, type Tokenizer } from "./tokenizer.ts";
 
 /** One message of a conversation. */
 export interface ChatMessage {
@@ -21,6 +21,8 @@ export interface ChatTemplateOptions {
   replyIds?: ReadonlyMap<number, readonly number[]>;
   /** Called with where the ids of each of `replyIds` stand in the prompt, `[from, to)`. */
   onReply?: (message: number, from: number, to: number) => void;
+  /** Ids of a text without control tokens. @default `tokenizer.encode` */
+  encodeText?: (text: string) => readonly number[];
 }
 
 const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
@@ -40,6 +42,8 @@ export class ChatTemplate {
   readonly #template: Template;
   readonly #variables: Record<string, string>;
   readonly #tokenizer: Tokenizer;
+  /** What may not stand in a message as it is. */
+  readonly #unsafe: RegExp;
 
   /**
    * @param tokenizerConfig parsed `tokenizer_config.json`
@@ -64,6 +68,7 @@ export class ChatTemplate {
     }
     this.#variables = { bos_token: parsed.data.bos_token ?? "", eos_token: parsed.data.eos_token ?? "" };
     this.#tokenizer = tokenizer;
+    this.#unsafe = new RegExp([OPEN, ...tokenizer.specialTokens.map(escapeRegExp)].join("|"), "g");
   }
 
   /**
@@ -101,10 +106,11 @@ export class ChatTemplate {
   }
 
   /** Appends the ids of a text without control tokens to `ids`. */
-  #encodeText(part: string, ids: number[], { replyIds, onReply }: ChatTemplateOptions): void {
+  #encodeText(part: string, ids: number[], options: ChatTemplateOptions): void {
+    const { replyIds, onReply, encodeText = (text) => this.#tokenizer.encode(text) } = options;
     let text = "";
     const endText = () => {
-      for (const id of this.#tokenizer.encode(text)) ids.push(id);
+      if (text !== "") { for (const id of encodeText(text)) ids.push(id); }
       text = "";
     };
     // split() with a group: plain text at even places, escaped names at odd ones.
@@ -122,11 +128,9 @@ export class ChatTemplate {
   }
 
   #escape(text: string): string {
-    let escaped = text.replaceAll(OPEN, `${OPEN}o${CLOSE}`);
-    this.#tokenizer.specialTokens.forEach((token, i) => {
-      escaped = escaped.replaceAll(token, `${OPEN}s${i}${CLOSE}`);
+    return text.replace(this.#unsafe, (token) => {
+      return `${OPEN}${token === OPEN ? "o" : `s${this.#tokenizer.specialTokens.indexOf(token)}`}${CLOSE}`;
     });
-    return escaped;
   }
 
   #unescape(name: string): string {
