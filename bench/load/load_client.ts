@@ -149,7 +149,7 @@ export class LoadClient {
     const { state, ttftMs, turn } = await readToEnd(stream);
     this.#require(turn === this.#turn + 1, `turn ${turn} came after ${this.#turn}`);
     this.#turn = turn;
-    this.samples.push({ state, ms: ttftMs });
+    if (ttftMs !== undefined) this.samples.push({ state, ms: ttftMs });
   }
 
   async #ask(

@@ -24,7 +24,8 @@ export interface Chunk {
 /** An answer that was read to its end. */
 export interface WholeStream {
   text: string;
-  ttftMs: number;
+  /** Absent when it has no text: the model may say nothing but control tokens. */
+  ttftMs: number | undefined;
   turn: number;
   /** Where the session's KV was before it. */
   state: string;
@@ -78,8 +79,6 @@ export async function readToEnd(stream: ReadStream): Promise<WholeStream> {
     text += chunk.choices[0]?.delta.content ?? "";
     session = chunk.hearth?.session ?? session;
   }
-  if (!session || stream.firstTokenMs === undefined) {
-    throw new Error("Cannot read the answer: it ended without its end");
-  }
+  if (!session) throw new Error(`Cannot read the answer: it ended after "${text}" without its end`);
   return { text, ttftMs: stream.firstTokenMs, turn: session.turn, state: session.state_before };
 }
