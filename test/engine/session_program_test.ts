@@ -6,11 +6,33 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { SessionBusyError, TurnSupersededError } from "../../src/errors.ts";
 import { durableEngine } from "../fakes/durable_engine.ts";
-import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
+import { FAKE_BYTES_PER_TOKEN, type FakeBackend } from "../fakes/fake_backend.ts";
 import { fakeEngine } from "../fakes/fake_engine.ts";
-import { command, oracle, ProgramRun, VOCAB } from "./session_program.ts";
+import { command, PASS_FAILED, type ProgramHost, ProgramRun } from "./session_program.ts";
 
 const PROGRAMS = Number(process.env.PROGRAMS ?? 1000);
+const VOCAB = 50;
+
+/** Tokens of a greedy run from nothing. */
+function oracle(backend: FakeBackend, prompt: readonly number[], count: number): number[] {
+  const ids = [...prompt];
+  for (let n = 0; n < count; n++) ids.push(backend.next(ids));
+  return ids.slice(prompt.length);
+}
+
+/** Programs on a model without weights. */
+const fakeHost = (backend: FakeBackend): ProgramHost => ({
+  vocabSize: VOCAB,
+  checkAnswer(prompt, answer) {
+    assert.deepEqual(answer.map(({ id }) => id), oracle(backend, prompt, answer.length));
+  },
+  failNext() {
+    backend.failNext = new Error(PASS_FAILED);
+  },
+  crash() {
+    for (const cache of backend.caches) cache.lost = true;
+  },
+});
 
 test("random programs give the tokens of cache-free runs, keep every word, and leak nothing", async () => {
   let turns = 0;
@@ -37,7 +59,7 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
           parking: { pays: (tokens) => tokens % 5 > 0 },
         });
         backend.info.kvShares = kvShares;
-        const run = new ProgramRun(engine, backend);
+        const run = new ProgramRun(engine, fakeHost(backend));
         for (const command of program) {
           await run.run(command);
           const { hotBytes, warmBytes } = engine.sessions.stats();
@@ -80,24 +102,24 @@ test("random programs on disk: every restart finds what was acknowledged", async
         }),
         async (program) => {
           const dataDir = await mkdtemp(join(folder, "p"));
-          const first = await start(dataDir);
-          const run = new ProgramRun(first.engine, first.backend);
+          let { engine, backend, files } = await start(dataDir);
+          const run = new ProgramRun(engine, fakeHost(backend));
           for (const { command, restart } of program) {
             await run.run(command);
-            const { parkedBytes } = run.engine.sessions.stats();
+            const { parkedBytes } = engine.sessions.stats();
             assert.ok(parkedBytes <= 200 * FAKE_BYTES_PER_TOKEN, `${parkedBytes} bytes parked`);
             if (restart === "no") continue;
             await run.settle();
-            if (restart === "clean") await run.engine[Symbol.asyncDispose]();
-            const { engine, backend, files } = await start(dataDir);
+            if (restart === "clean") await engine[Symbol.asyncDispose]();
+            ({ engine, backend, files } = await start(dataDir));
             assert.deepEqual([files.recovered.cut, files.recovered.unreadable], [0, []]);
-            Object.assign(run, { engine, backend });
+            Object.assign(run, { engine, host: fakeHost(backend) });
             await run.settle();
             restarts++;
           }
           await run.settle();
-          await run.engine[Symbol.asyncDispose]();
-          assert.equal(run.backend.caches.size, 0);
+          await engine[Symbol.asyncDispose]();
+          assert.equal(backend.caches.size, 0);
         },
       ),
       { numRuns: programs },

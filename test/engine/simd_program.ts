@@ -1,0 +1,97 @@
+import assert from "node:assert/strict";
+import type { TopLogits } from "../../src/backend/backend.ts";
+import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
+import type { KvType } from "../../src/backend/simd/wasm_engine.ts";
+import { ThreadBackend } from "../../src/backend/thread_backend.ts";
+import type { ModelFolder } from "../../src/model/model_folder.ts";
+import type { SampledToken } from "../../src/sampling/sampler.ts";
+import { crashThread } from "../backend/crash_thread.ts";
+import { PASS_FAILED, type ProgramHost } from "./session_program.ts";
+
+/** Logits that are compared at each position: all of them, if the vocabulary is small. */
+const MOST_LOGITS = 256;
+
+/**
+ * Programs on the real engine. A second one, which has no cache, says what each answer should be: the tokens, and the
+ * bits of the logits that they were chosen from.
+ */
+export class SimdHost implements ProgramHost, AsyncDisposable {
+  readonly vocabSize: number;
+  /** Positions whose logits were compared. */
+  compared = 0;
+  crashes = 0;
+  readonly #oracle: ThreadBackend;
+  readonly #top: number;
+  /** What the engine was given to choose from, by what it then said of its choice. */
+  readonly #given = new Map<string, TopLogits>();
+  #failNext = false;
+  #crash: Promise<void> | undefined;
+
+  static async start(model: ModelFolder, kv: KvType): Promise<SimdHost> {
+    const options = { modelDir: model.path, config: model.config, kv };
+    const backends = [createSimdBackend({ ...options, threads: 2 }), createSimdBackend(options)];
+    const [backend, oracle] = await Promise.all(backends) as ThreadBackend[];
+    return new SimdHost(backend!, oracle!);
+  }
+
+  private constructor(readonly backend: ThreadBackend, oracle: ThreadBackend) {
+    this.#oracle = oracle;
+    this.vocabSize = backend.config.vocabSize;
+    this.#top = Math.min(this.vocabSize, MOST_LOGITS);
+    const { forward } = backend;
+    backend.forward = async (rows, options) => {
+      // Greedy turns ask for the best logit; what else there is must be right as well.
+      const results = await forward.call(backend, rows.map((row) => ({ ...row, top: this.#top })), options);
+      for (const { top } of results) for (const logits of top!) this.#given.set(key(chosen(logits)), logits);
+      if (!this.#failNext) return results;
+      this.#failNext = false;
+      throw new Error(PASS_FAILED);
+    };
+  }
+
+  async checkAnswer(prompt: readonly number[], answer: readonly SampledToken[]): Promise<void> {
+    if (answer.length === 0) return;
+    const tokenIds = [...prompt, ...answer.slice(0, -1).map(({ id }) => id)];
+    const [{ top } = { top: undefined }] = await this.#oracle.forward([{ tokenIds, logits: "all", top: this.#top }]);
+    for (const [i, token] of answer.entries()) {
+      const want = top![prompt.length - 1 + i]!;
+      assert.equal(key(token), key(chosen(want)), `token ${i} and its logarithm`);
+      assert.deepEqual(this.#given.get(key(token)), want, `logits of token ${i}`);
+      this.compared++;
+    }
+  }
+
+  failNext(): void {
+    this.#failNext = true;
+  }
+
+  /** Two at once are one. */
+  crash(): Promise<void> {
+    return this.#crash ??= this.#crashOnce().finally(() => this.#crash = undefined);
+  }
+
+  async #crashOnce(): Promise<void> {
+    // A thread that dies before its first pass is not replaced.
+    await this.backend.forward([{ tokenIds: [0] }]).catch(() => {});
+    await crashThread(this.backend);
+    this.crashes++;
+  }
+
+  /** Forgets the program before. */
+  reset(): void {
+    this.#given.clear();
+    this.#failNext = false;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([this.backend, this.#oracle].map((backend) => backend[Symbol.asyncDispose]()));
+  }
+}
+
+/** What greedy decoding makes of logits. */
+const chosen = ({ ids, logits, logSumExp }: TopLogits): SampledToken => ({
+  id: ids[0]!,
+  logprob: logits[0]! - logSumExp,
+});
+
+const key = ({ id, logprob }: SampledToken) => `${id} ${logprob}`;

@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { Engine } from "../../src/engine/engine.ts";
+import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { tinyModel } from "../backend/tiny_model.ts";
+import { command, ProgramRun } from "./session_program.ts";
+import { SimdHost } from "./simd_program.ts";
+
+/** A model to run programs on in place of a tiny one: a folder under `models/`, or a path. */
+const { PROGRAM_MODEL } = process.env;
+const PROGRAMS = Math.ceil(Number(process.env.PROGRAMS ?? 1000) / (PROGRAM_MODEL ? 100 : 20));
+
+for (const kv of ["f32", "int8"] as const) {
+  test(`random programs on simd, ${kv} KV, give the bits of cache-free runs and leak no block`, async () => {
+    await using tiny = PROGRAM_MODEL ? undefined : await tinyModel(1024);
+    const model = await readModelFolder(tiny?.path ?? await resolveModelPath(PROGRAM_MODEL));
+    await using host = await SimdHost.start(model, kv);
+    const { backend } = host;
+    let turns = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(command, { maxLength: 30, size: "max" }),
+        fc.record({
+          prefillChunk: fc.integer({ min: 1, max: 40 }),
+          promptLookup: fc.constantFrom("auto" as const, "always" as const),
+          hotTokens: fc.constantFrom(112, 160, 400),
+          warmTokens: fc.constantFrom(0, 112, 320),
+        }),
+        async (program, { prefillChunk, promptLookup, hotTokens, warmTokens }) => {
+          host.reset();
+          const engine = new Engine(model, backend, {
+            prefillChunk,
+            promptLookup,
+            kvBudgetBytes: backend.kvBytes(hotTokens),
+            warmBudgetBytes: backend.kvBytes(warmTokens),
+            sessionKey: "a secret that is hard to guess",
+            parking: { pays: (tokens) => tokens % 5 > 0 },
+          });
+          const run = new ProgramRun(engine, host);
+          try {
+            for (const command of program) {
+              await run.run(command);
+              const { hotBytes, warmBytes } = engine.sessions.stats();
+              assert.ok(hotBytes <= backend.kvBytes(hotTokens), `${hotBytes} bytes hot`);
+              assert.ok(warmBytes <= backend.kvBytes(warmTokens), `${warmBytes} bytes warm`);
+            }
+            await run.settle();
+            // What forks share is counted in each, and there once.
+            assert.ok((await backend.stats()).kvBytes <= engine.sessions.stats().hotBytes);
+            for (const { id } of engine.sessions.list()) await engine.sessions.delete(id);
+            assert.deepEqual(await backend.stats(), { kvBlocks: 0, kvBytes: 0 });
+            const { hotBytes, warmBytes } = engine.sessions.stats();
+            assert.deepEqual({ hotBytes, warmBytes }, { hotBytes: 0, warmBytes: 0 });
+          } catch (error) {
+            // The smaller programs that are tried next begin with an empty engine.
+            await run.idle();
+            await host.crash();
+            throw error;
+          }
+          turns += run.turns;
+        },
+      ),
+      { numRuns: PROGRAMS },
+    );
+    console.log(
+      `${PROGRAMS} programs on ${model.id}, ${kv} KV: ${turns} turns, ${host.crashes} crashes, ` +
+        `${host.compared} positions with equal bits`,
+    );
+  });
+}
