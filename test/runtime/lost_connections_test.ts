@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, test } from "node:test";
 import { createApp } from "../../src/http/app.ts";
 import { fakeEngine } from "../fakes/fake_engine.ts";
-import { type SseEvent, sseEvents, textOf } from "../http/client.ts";
+import { sseEvents, textOf } from "../http/client.ts";
+import { readAndVanish, requestRaw } from "./raw_client.ts";
 import { listen } from "./this_runtime.ts";
 
 const messages = [{ role: "user", content: "Hello" }];
@@ -31,36 +31,6 @@ function served(delayMs: number, contextLength?: number) {
       await listener.stop();
     },
   };
-}
-
-/** A client that can vanish: a bare TCP connection. */
-async function requestRaw(port: number, body: object, headers: Record<string, string> = {}): Promise<Socket> {
-  const socket = connect(port, "127.0.0.1");
-  socket.on("error", () => {});
-  const content = JSON.stringify(body);
-  const lines = Object.entries({
-    host: `127.0.0.1:${port}`,
-    "content-type": "application/json",
-    "content-length": `${Buffer.byteLength(content)}`,
-    ...headers,
-  }).map(([name, value]) => `${name}: ${value}\r\n`);
-  socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${lines.join("")}\r\n${content}`);
-  return socket;
-}
-
-/** Reads so many events off the connection, then cuts it without a goodbye. */
-async function readAndVanish(socket: Socket, count: number): Promise<SseEvent[]> {
-  let received = "";
-  for await (const part of socket) {
-    received += part;
-    // Events lie whole in HTTP's chunks, whose sizes stand on lines of their own.
-    const events = sseEvents(received.replaceAll(/\r\n[0-9a-f]+\r\n/g, ""));
-    if (events.length >= count) {
-      socket.resetAndDestroy();
-      return events.slice(0, count);
-    }
-  }
-  throw new Error(`the stream ended early: ${received}`);
 }
 
 describe("over real sockets", () => {

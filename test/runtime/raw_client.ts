@@ -1,0 +1,32 @@
+import { connect, type Socket } from "node:net";
+import { type SseEvent, sseEvents } from "../http/client.ts";
+
+/** A client that can vanish: a bare TCP connection that has asked for a chat completion. */
+export async function requestRaw(port: number, body: object, headers: Record<string, string> = {}): Promise<Socket> {
+  const socket = connect(port, "127.0.0.1");
+  socket.on("error", () => {});
+  const content = JSON.stringify(body);
+  const lines = Object.entries({
+    host: `127.0.0.1:${port}`,
+    "content-type": "application/json",
+    "content-length": `${Buffer.byteLength(content)}`,
+    ...headers,
+  }).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.write(`POST /v1/chat/completions HTTP/1.1\r\n${lines.join("")}\r\n${content}`);
+  return socket;
+}
+
+/** Reads so many events off the connection, then cuts it without a goodbye. */
+export async function readAndVanish(socket: Socket, count: number): Promise<SseEvent[]> {
+  let received = "";
+  for await (const part of socket) {
+    received += part;
+    // Events lie whole in HTTP's chunks, whose sizes stand on lines of their own.
+    const events = sseEvents(received.replaceAll(/\r\n[0-9a-f]+\r\n/g, ""));
+    if (events.length >= count) {
+      socket.resetAndDestroy();
+      return events.slice(0, count);
+    }
+  }
+  throw new Error(`the stream ended early: ${received}`);
+}
