@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { crashThread } from "../backend/crash_thread.ts";
@@ -82,4 +85,56 @@ describe("our engine, served, when", () => {
     }
     assert.deepEqual(await server.backend.stats(), before);
   });
+
+  test("bits flip in parked KV: the next turn takes longer, is right, and says that KV was lost", async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), "hearth-flips-"));
+    try {
+      await using server = await servedSimd({ dataDir, parkedBudgetBytes: 2 ** 24, parking: { pays: () => true } });
+      await server.ask([user(QUESTION)], { session: "s" });
+      // Where the file is damaged, as a share of it: magic, header, KV; nowhere in the first round.
+      for (const [i, at] of [undefined, 0, 0.001, 0.02, 0.5, 0.999].entries()) {
+        const kept = server.engine.sessions.inspect("s").ids;
+        await server.engine.sessions.park("s");
+        const [name] = (await readdir(dataDir, { recursive: true })).filter((name) => name.endsWith(".kv"));
+        if (at !== undefined) await flipBit(join(dataDir, name!), at);
+        const session = { id: "s", mode: "append", if_turn: i + 1 };
+        const { status, hearth } = await server.ask([user("And now?")], { session, max_tokens: 4 });
+        assert.equal(status, 200);
+        assert.deepEqual(server.engine.sessions.inspect("s").ids.slice(0, kept.length), kept);
+        await checkLastAnswer(server, "s");
+        const { reused, reason } = hearth.cache;
+        assert.equal(hearth.session.state_before, "parked");
+        assert.deepEqual([reused > 0, reason], at === undefined ? [true, "restored"] : [false, "evicted"], `at ${at}`);
+      }
+      const { restores, failedRestores } = server.engine.sessions.stats();
+      assert.deepEqual([restores, failedRestores], [1, 5]);
+    } finally {
+      await rm(dataDir, { recursive: true, force: true });
+    }
+  });
+
+  test("memory is missing for a prefill: it is refused before it begins, and the next turn is right", async () => {
+    await using server = await servedSimd({ kvBudgetBytes: 2 ** 17 });
+    await server.ask([user("Hello")], { session: "s", max_tokens: 8 });
+    const before = server.engine.sessions.inspect("s").ids;
+    const more = { messages: [user("More")], session: { id: "s", mode: "append" }, ignore_eos: true, stream: true };
+    for (const stream of [true, false]) {
+      const response = await server.post("/v1/chat/completions", { ...more, stream, max_tokens: 300 });
+      const { error } = await response.json();
+      assert.deepEqual([response.status, error.code], [503, "out_of_memory"]);
+      assert.ok(response.headers.get("retry-after"));
+      assert.match(error.message, /Cannot reserve .* of KV memory: the budget is/);
+      assert.deepEqual(server.engine.sessions.inspect("s").ids, before);
+    }
+    const { status, hearth } = await server.ask(more.messages, { session: more.session, max_tokens: 8 });
+    assert.deepEqual([status, hearth.session.turn], [200, 2]);
+    await checkLastAnswer(server, "s");
+  });
 });
+
+/** Flips one bit of a file. @param at where, as a share of it */
+async function flipBit(path: string, at: number): Promise<void> {
+  const bytes = await readFile(path);
+  bytes[Math.floor(at * bytes.length)]! ^= 4;
+  await writeFile(path, bytes);
+}
