@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -61,6 +62,49 @@ test("a killed server comes back with every turn that it acknowledged, and goes 
     assert.equal((await sessionFiles(dataDir)).length, 1);
     assert.equal((await fetch(`${server.url}/v1/sessions/s`, { method: "DELETE" })).status, 200);
     assert.deepEqual(await sessionFiles(dataDir), []);
+  } finally {
+    await rm(dataDir, { recursive: true, force: true });
+  }
+});
+
+test("a server that is killed while it parks KV comes back with every word, and without half a file", async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), "hearth-parking-"));
+  const names = () => readdirSync(dataDir, { recursive: true }).map(String);
+  const story = "The boats lay still upon the grey water. ".repeat(50);
+  const turn = (content: string) => ({
+    messages: [{ role: "user", content }],
+    max_tokens: 8,
+    session: { id: "s", mode: "append" },
+  });
+  try {
+    let before;
+    let parked;
+    {
+      await using server = await startServer({ DATA_DIR: dataDir });
+      await (await post(server, "/v1/sessions", { id: "s" })).text();
+      await (await post(server, "/v1/generate", turn(story))).text();
+      before = await inspect(server, "s");
+      // It parks what is idle before it ends, a file of many megabytes.
+      process.kill(server.child.pid!, "SIGTERM");
+      let over = false;
+      server.exited.then(() => over = true);
+      while (!over && !names().some((name) => name.endsWith(".kv.new"))) {
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      assert.equal(over, false, "it parks");
+      process.kill(server.child.pid!, "SIGKILL");
+      await server.exited;
+      // On a busy machine the file may have got its name by now.
+      parked = names().some((name) => name.endsWith(".kv"));
+    }
+    await using server = await startServer({ DATA_DIR: dataDir });
+    assert.deepEqual(names().filter((name) => name.endsWith(".new")), []);
+    const after = await inspect(server, "s");
+    assert.deepEqual([after.turn, after.messages, after.state], [1, before.messages, parked ? "parked" : "cold"]);
+    const answer = await (await post(server, "/v1/generate", turn("What was still?"))).text();
+    const { messages } = turn("What was still?");
+    const whole = { messages: [...before.messages, ...messages], max_tokens: 8, cache: "off" };
+    assert.equal(await (await post(server, "/v1/generate", whole)).text(), answer);
   } finally {
     await rm(dataDir, { recursive: true, force: true });
   }
