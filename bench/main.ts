@@ -13,9 +13,11 @@ import { batchRows } from "./cases/batch_rows.ts";
 import type { Case, MachineCase } from "./cases/case.ts";
 import { contextCurve } from "./cases/context_curve.ts";
 import { decodeContext } from "./cases/decode_context.ts";
+import { fork } from "./cases/fork.ts";
 import { kernels } from "./cases/kernels.ts";
 import { load } from "./cases/load.ts";
 import { mixedLoad } from "./cases/mixed_load.ts";
+import { parkRestore } from "./cases/park_restore.ts";
 import { promptLookup } from "./cases/prompt_lookup.ts";
 import { sessionCurve } from "./cases/session_curve.ts";
 import { sessionTurns } from "./cases/session_turns.ts";
@@ -32,6 +34,8 @@ const CASES: Readonly<Record<string, Case>> = {
   prompt_lookup: promptLookup,
   batch_rows: batchRows,
   context_curve: contextCurve,
+  fork,
+  park_restore: parkRestore,
   streams,
   mixed_load: mixedLoad,
 };
