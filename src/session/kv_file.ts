@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { open, readFile } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { z } from "zod";
 import { replaceFile } from "./durable_file.ts";
 
@@ -40,11 +40,7 @@ export async function writeKvFile(path: string, header: KvFileHeader, data: Uint
 export async function readKvHeader(path: string): Promise<KvFileHeader | undefined> {
   const file = await open(path, "r");
   try {
-    const start = new Uint8Array(MAGIC.length + 4 + MAX_HEADER_BYTES);
-    const { bytesRead } = await file.read(start, 0, start.length, 0);
-    const parsed = parse(start.subarray(0, bytesRead));
-    const { size } = await file.stat();
-    return parsed && parsed.dataAt + parsed.header.byteLength === size ? parsed.header : undefined;
+    return (await readStart(file))?.header;
   } finally {
     await file.close();
   }
@@ -52,10 +48,30 @@ export async function readKvHeader(path: string): Promise<KvFileHeader | undefin
 
 /** Reads parked KV. @throws {RangeError} when the file is not what it should be */
 export async function readKvFile(path: string): Promise<{ header: KvFileHeader; data: Uint8Array }> {
-  const bytes = new Uint8Array(await readFile(path));
-  const parsed = parse(bytes);
-  if (!parsed) throw new RangeError("Cannot read parked KV: the file is none");
-  return { header: parsed.header, data: bytes.subarray(parsed.dataAt) };
+  const file = await open(path, "r");
+  try {
+    const start = await readStart(file);
+    if (!start) throw new RangeError("Cannot read parked KV: the file is none");
+    // Straight to where it stays: there may be a hundred megabytes.
+    const data = new Uint8Array(start.header.byteLength);
+    for (let done = 0; done < data.length;) {
+      const { bytesRead } = await file.read(data, done, data.length - done, start.dataAt + done);
+      if (bytesRead === 0) throw new RangeError("Cannot read parked KV: the file has become shorter");
+      done += bytesRead;
+    }
+    return { header: start.header, data };
+  } finally {
+    await file.close();
+  }
+}
+
+/** What stands before the bytes, if the file is what it should be and as long as it says. */
+async function readStart(file: FileHandle): Promise<ReturnType<typeof parse>> {
+  const start = new Uint8Array(MAGIC.length + 4 + MAX_HEADER_BYTES);
+  const { bytesRead } = await file.read(start, 0, start.length, 0);
+  const parsed = parse(start.subarray(0, bytesRead));
+  const { size } = await file.stat();
+  return parsed && parsed.dataAt + parsed.header.byteLength === size ? parsed : undefined;
 }
 
 function parse(bytes: Uint8Array): { header: KvFileHeader; dataAt: number } | undefined {

@@ -109,7 +109,15 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      kv.cache = await this.#backend.importKv(await this.#parked.load(session), parked.tokens);
+      const data = await this.#parked.read(session);
+      // Beside each other: the checksum is not the inference thread's work, and nothing uses the cache before both.
+      const [imported, checked] = await Promise.allSettled([
+        this.#backend.importKv(data, parked.tokens),
+        this.#parked.check(session, data),
+      ]);
+      if (imported.status === "rejected") throw imported.reason;
+      kv.cache = imported.value;
+      if (checked.status === "rejected") throw checked.reason;
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
     } catch {
       // Nothing is lost but time: the turn evaluates the ids.
@@ -154,7 +162,9 @@ export class KvTiers {
       if (kv.state === "hot") return { tokens, data: await this.#backend.exportKv(kv.cache!) };
       // What was parked with more tokens than are left cannot be cut.
       if (kv.parked?.tokens !== tokens) return undefined;
-      return { tokens, data: await this.#parked.load(session) };
+      const data = await this.#parked.read(session);
+      await this.#parked.check(session, data);
+      return { tokens, data };
     } catch {
       return undefined;
     }

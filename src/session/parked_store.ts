@@ -53,7 +53,8 @@ export class ParkedStore {
    * @returns whether it is kept
    */
   async keep(session: Session, data: Uint8Array, { inMemory }: { inMemory: boolean }): Promise<boolean> {
-    const parked = { tokens: session.kv.ids.length, byteLength: data.byteLength, sha256: await sha256(data) };
+    // Nobody waits for the checksum before it is written or compared.
+    const parked = { tokens: session.kv.ids.length, byteLength: data.byteLength, sha256: sha256(data) };
     if (inMemory && await this.#keepInMemory(session, { ...parked, data })) return true;
     return await this.#keepOnDisk(session, parked, data);
   }
@@ -66,15 +67,21 @@ export class ParkedStore {
   }
 
   /**
-   * The bytes that a session has parked. They stay.
+   * The bytes that a session has parked, not checked yet. They stay.
    * @throws {StorageError} when the file cannot be read
-   * @throws {RangeError} when they are not what was parked
    */
-  async load(session: Session): Promise<Uint8Array> {
+  async read(session: Session): Promise<Uint8Array> {
     const parked = session.kv.parked!;
-    const data = parked.data ?? await this.#files!.readParked(session, parked);
-    if (await sha256(data) !== parked.sha256) throw new RangeError("Cannot restore KV: its bytes have changed");
-    return data;
+    return parked.data ?? await this.#files!.readParked(session, parked);
+  }
+
+  /**
+   * Compares what was read with what was parked.
+   * @throws {RangeError} when the bytes are others
+   */
+  async check({ kv }: Session, data: Uint8Array): Promise<void> {
+    const wanted = kv.parked!.sha256;
+    if (await sha256(data) !== await wanted) throw new RangeError("Cannot restore KV: its bytes have changed");
   }
 
   /** Takes over what is in a session's file, if the budget has room for it; else the file goes. */

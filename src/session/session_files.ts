@@ -123,7 +123,7 @@ export class SessionFiles implements SessionJournal, KvFiles {
     const idsSha256 = hashIds(session.kv.ids.slice(0, tokens));
     await this.#inOrder(session.key, async () => {
       if (session.closed) throw new StorageError("Cannot park KV: the session was deleted");
-      const header = { variant: this.#variant, tokens, byteLength, sha256, idsSha256 };
+      const header = { variant: this.#variant, tokens, byteLength, sha256: await sha256, idsSha256 };
       await writeKvFile(this.#kv(session.key), header, data);
     });
   }
@@ -131,7 +131,7 @@ export class SessionFiles implements SessionJournal, KvFiles {
   async readParked(session: Session, parked: ParkedKv): Promise<Uint8Array> {
     return await this.#inOrder(session.key, async () => {
       const { header, data } = await readKvFile(this.#kv(session.key));
-      if (header.sha256 !== parked.sha256) throw new StorageError("Cannot restore KV: the file is another's");
+      if (header.sha256 !== await parked.sha256) throw new StorageError("Cannot restore KV: the file is another's");
       return data;
     });
   }
