@@ -55,7 +55,14 @@ export const streams: Case = async ({ engine, quick, progress }) => {
       "its dearest chunk beside the streams ms": chunkMs,
       "gap / chunk": longestGap / chunkMs,
     }],
-    figures: { ofPasses: perSecond / rowsPerSecond, slowest, gapOverChunk: longestGap / chunkMs },
+    figures: {
+      tokensPerSecond: perSecond,
+      ofPasses: perSecond / rowsPerSecond,
+      slowest,
+      longestGapMs: longestGap,
+      chunkMs,
+      gapOverChunk: longestGap / chunkMs,
+    },
     plot: {
       title: `Tokens of ${STREAMS} streams over time`,
       x: "ms",
@@ -74,6 +81,7 @@ async function run(engine: Engine, count: number, tokens: number): Promise<Strea
     for await (const event of engine.generate({ prompt, maxTokens: tokens, ignoreEos: true, cache: "off" })) {
       if (event.type === "token") at.push(performance.now());
     }
+    if (at.length !== tokens) throw new Error(`Cannot time streams: one gave ${at.length} tokens, wanted ${tokens}`);
     return { at };
   }));
 }
