@@ -2,6 +2,7 @@ import { availableCpus, availableMemoryBytes } from "../backend/host_resources.t
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import { modelIdentity, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { FolderLock } from "../session/folder_lock.ts";
 import { type RecoveredSessions, SessionFiles } from "../session/session_files.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 
@@ -31,12 +32,27 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
 
 /**
  * Loads a model and starts a backend for it. The caller disposes the engine.
- * @throws {StorageError} when `dataDir` cannot be used
+ * @throws {StorageError} when `dataDir` cannot be used, or another process has it, before anything is loaded
  * @throws {ModelFileError} when the model folder is missing, incomplete or of another kind
  * @throws {OutOfMemoryError} when the weights do not fit, before they are loaded
  * @throws {BackendUnavailableError} when no backend, or not the one asked for, can run here
  */
 export async function createEngine(options: CreateEngineOptions = {}): Promise<Engine> {
+  const { dataDir } = options;
+  if (!dataDir) return await load(options);
+  const lock = await FolderLock.take(dataDir);
+  try {
+    return await load(options, { dataDir, lock });
+  } catch (error) {
+    lock[Symbol.dispose]();
+    throw error;
+  }
+}
+
+async function load(
+  options: CreateEngineOptions,
+  folder?: { dataDir: string; lock: FolderLock },
+): Promise<Engine> {
   const model = await readModelFolder(await resolveModelPath(options.model));
   const freeBytes = availableMemoryBytes();
   const backend = await selectBackend(options.backend ?? "auto", {
@@ -49,9 +65,9 @@ export async function createEngine(options: CreateEngineOptions = {}): Promise<E
     onCrash: options.onCrash,
   });
   try {
-    const { dataDir } = options;
-    const storage = options.storage ??
-      (dataDir ? await SessionFiles.open(dataDir, modelIdentity(model), backend.info.variant) : undefined);
+    const storage = folder
+      ? await SessionFiles.open(folder.dataDir, modelIdentity(model), backend.info.variant, folder.lock)
+      : options.storage;
     if (storage) options.onRecover?.(storage.recovered);
     return new Engine(model, backend, {
       ...options,

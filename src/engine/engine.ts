@@ -27,7 +27,7 @@ export interface EngineOptions {
   kvBudgetBytes: number;
   /** Host memory for KV that had to leave the backend, in bytes. @default 0: it is dropped */
   warmBudgetBytes?: number;
-  /** Where sessions are kept. @default in memory only */
+  /** Where sessions are kept; the engine disposes it. @default in memory only */
   storage?: SessionFiles;
   /** Disk for parked KV, in bytes, if there is `storage`. @default 0 */
   parkedBudgetBytes?: number;
@@ -59,6 +59,7 @@ export class Engine implements AsyncDisposable {
   /** The sessions and what can be done with them between turns. */
   readonly sessions: Sessions;
   readonly #host: TurnHost;
+  readonly #storage: SessionFiles | undefined;
   readonly #prefillChunk: number;
   readonly #promptLookup: PromptLookupMode;
   readonly #rowCost: RowCost = new RowCost();
@@ -71,6 +72,7 @@ export class Engine implements AsyncDisposable {
   /** @param backend must run the same model; the engine disposes it */
   constructor(readonly model: ModelFolder, readonly backend: Backend, options: EngineOptions) {
     this.tokenizer = Tokenizer.fromJson(model.tokenizerJson, model.tokenizerConfig);
+    this.#storage = options.storage;
     const tiers = new KvTiers(backend, {
       hotBytes: options.kvBudgetBytes,
       warmBytes: options.warmBudgetBytes,
@@ -181,6 +183,7 @@ export class Engine implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#host.tiers.persist();
     this.#host.store[Symbol.dispose]();
+    this.#storage?.[Symbol.dispose]();
     await this.backend[Symbol.asyncDispose]();
   }
 }

@@ -3,6 +3,8 @@ import { dirname } from "node:path";
 
 /** Only its owner may read or write it. */
 export const PRIVATE_FILE = 0o600;
+/** Only its owner may look into it. */
+export const PRIVATE_FOLDER = 0o700;
 
 /** Makes or replaces a file in one step: who opens it sees the old bytes or the new, whenever the power fails. */
 export async function replaceFile(path: string, parts: readonly Uint8Array[]): Promise<void> {

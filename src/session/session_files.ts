@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { StorageError } from "../errors.ts";
-import { appendToFile, cutFile, PRIVATE_FILE, removeFiles, replaceFile } from "./durable_file.ts";
+import { appendToFile, cutFile, PRIVATE_FILE, PRIVATE_FOLDER, removeFiles, replaceFile } from "./durable_file.ts";
+import type { FolderLock } from "./folder_lock.ts";
 import { hashIds, readKvFile, readKvHeader, writeKvFile } from "./kv_file.ts";
 import type { KvFiles } from "./parked_store.ts";
 import { Session } from "./session.ts";
@@ -12,7 +13,6 @@ import { decodeLog, encodeLog, encodeRecord, type LogHeader, logRecord } from ".
 import { identityMismatch, type ModelIdentity } from "./stored_schema.ts";
 import type { TranscriptDelta } from "./transcript.ts";
 
-const PRIVATE_FOLDER = 0o700;
 /** A log is written anew when it is so many times what its transcript takes, and not tiny. */
 const BLOAT = 4;
 const SMALL_LOG_BYTES = 64 * 1024;
@@ -34,15 +34,16 @@ interface LogSize {
 }
 
 /**
- * Sessions in a folder, a log each, and parked KV beside them. One process at a time. What concerns one session happens
+ * Sessions in a folder, a log each, and parked KV beside them. One at a time on a folder. What concerns one session happens
  * in order; different sessions do not wait for each other.
  */
-export class SessionFiles implements SessionJournal, KvFiles {
+export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   readonly secret: Uint8Array;
   readonly recovered: RecoveredSessions = { sessions: [], cut: 0, unreadable: [] };
   readonly #folder: string;
   readonly #model: ModelIdentity;
   readonly #variant: string;
+  readonly #lock: FolderLock | undefined;
   readonly #sizes = new Map<string, LogSize>();
   readonly #unreadable = new Map<string, string>();
   readonly #tails = new Map<string, Promise<unknown>>();
@@ -50,9 +51,15 @@ export class SessionFiles implements SessionJournal, KvFiles {
   /**
    * Opens a folder, makes it where it is not, and reads what is there.
    * @param variant of the backend's arithmetic: parked KV of another is removed
+   * @param lock of `dataDir`; it goes with the files
    * @throws {StorageError} when the folder cannot be used
    */
-  static async open(dataDir: string, model: ModelIdentity, variant: string): Promise<SessionFiles> {
+  static async open(
+    dataDir: string,
+    model: ModelIdentity,
+    variant: string,
+    lock?: FolderLock,
+  ): Promise<SessionFiles> {
     try {
       // What ids mean is the model's, so each model has a folder of its own.
       const folder = join(dataDir, `sessions-${model.model.slice(0, 16)}`);
@@ -60,7 +67,7 @@ export class SessionFiles implements SessionJournal, KvFiles {
         await mkdir(path, { recursive: true, mode: PRIVATE_FOLDER });
         await chmod(path, PRIVATE_FOLDER);
       }
-      const files = new SessionFiles(folder, await readSecret(join(dataDir, "secret")), model, variant);
+      const files = new SessionFiles(folder, await readSecret(join(dataDir, "secret")), model, variant, lock);
       await files.#recover();
       return files;
     } catch (cause) {
@@ -68,11 +75,23 @@ export class SessionFiles implements SessionJournal, KvFiles {
     }
   }
 
-  private constructor(folder: string, secret: Uint8Array, model: ModelIdentity, variant: string) {
+  private constructor(
+    folder: string,
+    secret: Uint8Array,
+    model: ModelIdentity,
+    variant: string,
+    lock: FolderLock | undefined,
+  ) {
     this.#folder = folder;
     this.secret = secret;
     this.#model = model;
     this.#variant = variant;
+    this.#lock = lock;
+  }
+
+  /** Lets another process have the folder. */
+  [Symbol.dispose](): void {
+    this.#lock?.[Symbol.dispose]();
   }
 
   async append(session: Session, delta: TranscriptDelta, ttlMs: number | undefined): Promise<void> {
