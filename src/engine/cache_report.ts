@@ -12,6 +12,7 @@ import type { PreparedPrompt } from "./prompt_ids.ts";
  * - `restored`: all was there, once it was brought back from host memory or disk.
  * - `evicted`: the prompt shares more with the transcript than there was KV for.
  * - `edited_at_message`: a message differs from the transcript's; `firstDifference` says which.
+ * - `truncated`: turns that the transcript has were left out of the prompt, to make it fit.
  * - `token_mismatch`: no message differs, but the ids do.
  */
 export type CacheReason =
@@ -21,6 +22,7 @@ export type CacheReason =
   | "restored"
   | "evicted"
   | "edited_at_message"
+  | "truncated"
   | "token_mismatch";
 
 /** What a session's cache did for one turn, and why not more. */
@@ -51,7 +53,7 @@ export type CacheForecast = Pick<CacheReport, "reason" | "firstDifference" | "st
  */
 export function explainCache(
   { transcript, name, turn }: Session,
-  prompt: Pick<PreparedPrompt, "ids" | "messages">,
+  prompt: Pick<PreparedPrompt, "ids" | "messages" | "truncated">,
   stateBefore: KvState,
   reused: number,
 ): CacheForecast {
@@ -62,13 +64,15 @@ export function explainCache(
   const differs = shared < ids.length && shared < prompt.ids.length;
   const sameMessages = commonLength(messages, prompt.messages, sameWords);
   const edited = sameMessages < Math.min(messages.length, prompt.messages.length);
-  const firstDifference = differs ? { token: shared, ...(edited && { message: sameMessages }) } : undefined;
+  // Messages of a shortened prompt are not numbered as the caller numbers them.
+  const named = edited && !prompt.truncated;
+  const firstDifference = differs ? { token: shared, ...(named && { message: sameMessages }) } : undefined;
   // The last sampled token has no KV, and one token of the prompt has to be evaluated in any case.
   const possible = Math.min(shared, prompt.ids.length - 1, ids.length - 1);
   const reason = reused < possible
     ? "evicted"
     : differs
-    ? (edited ? "edited_at_message" : "token_mismatch")
+    ? (edited ? (prompt.truncated ? "truncated" : "edited_at_message") : "token_mismatch")
     : reused > 0 && (stateBefore === "warm" || stateBefore === "parked")
     ? "restored"
     : "none";

@@ -17,6 +17,16 @@ export function checkRequest(request: GenerateRequest): void {
   if (stop.length > MAX_STOP_STRINGS || stop.includes("")) {
     throw new InvalidRequestError(`Cannot use stop: wanted at most ${MAX_STOP_STRINGS} non-empty strings`, "stop");
   }
+  if (request.truncation === "auto") {
+    const mode = session?.mode ?? "replay";
+    if (mode !== "replay" || !("messages" in request.prompt)) {
+      const what = mode === "replay" ? "a prompt that is no messages" : `with session.mode "${mode}"`;
+      throw new InvalidRequestError(
+        `Cannot truncate ${what}: wanted the whole conversation as messages, which the caller keeps`,
+        "truncation",
+      );
+    }
+  }
   if (session && !turnSession(request) && (session.mode ?? "replay") !== "replay") {
     throw new InvalidRequestError(`Cannot ${session.mode} without the cache: the session is not used then`, "cache");
   }

@@ -4,6 +4,7 @@ import type { ChatMessage } from "../tokenizer/chat_template.ts";
 import type { OnBusy } from "../session/turn_lock.ts";
 import type { CacheReport } from "./cache_report.ts";
 import type { DraftCounts } from "./sequence.ts";
+import type { Truncation } from "./truncate_messages.ts";
 
 /** Tokens generated when a request does not say, as far as the context allows. */
 export const DEFAULT_MAX_TOKENS = 512;
@@ -29,6 +30,12 @@ export interface GenerateRequest {
   sampling?: Partial<SamplingParams>;
   /** Text that ends the answer; it is not part of it. @default [] */
   stop?: readonly string[];
+  /**
+   * When messages and `maxTokens` do not fit the context: refuse, or leave out whole turns, oldest first, and say so.
+   * System messages stay. Not in a session's append mode, which has the words nowhere else.
+   * @default "disabled"
+   */
+  truncation?: "disabled" | "auto";
   /** Go on past the model's end tokens, up to `maxTokens`. @default false */
   ignoreEos?: boolean;
   /** The conversation whose KV to use and keep. @default none: nothing outlives the call */
@@ -78,6 +85,8 @@ export interface Usage {
   drafts: DraftCounts;
   /** What the session's cache did, and why not more. */
   cache: CacheReport;
+  /** What of the conversation was left out, if something was. */
+  truncated?: Truncation;
 }
 
 /** Where the time of one answer went, in milliseconds. */

@@ -5,6 +5,7 @@ import type { StopStrings } from "../tokenizer/stop_strings.ts";
 import type { FinishReason, GenerateEvent, Timings } from "./generate_request.ts";
 import type { CacheForecast, CacheReport } from "./cache_report.ts";
 import { Sequence, type SequenceParts } from "./sequence.ts";
+import type { Truncation } from "./truncate_messages.ts";
 import type { Turn } from "./turn.ts";
 
 /** What an admitted request runs on. Everything here belongs to this generation alone, but for the backend. */
@@ -33,6 +34,8 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   readonly cachedTokens: number;
   /** What can be said of the cache before the first pass. */
   readonly forecast: CacheForecast;
+  /** What of the conversation was left out of the prompt, if something was. */
+  readonly truncated: Truncation | undefined;
   readonly #parts: GenerationParts;
   readonly #sequence: Sequence;
   readonly #abort = new AbortController();
@@ -56,6 +59,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     this.promptTokens = turn.promptIds.length;
     this.cachedTokens = turn.reused;
     this.forecast = turn.forecast;
+    this.truncated = turn.truncated;
     for (const other of [signal, turn.superseded]) {
       // The listener goes with the generation, so that a long-lived signal does not collect them.
       other?.addEventListener("abort", () => this.cancel(other.reason), { signal: this.#abort.signal });
@@ -154,6 +158,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
         completionTokens: this.#generated.length,
         drafts: { ...this.#sequence.drafts },
         cache,
+        ...(turn.truncated && { truncated: turn.truncated }),
       },
       timings: { ttftMs, queueMs: turn.queueMs, restoreMs: turn.restoreMs, prefillMs, decodeMs },
     };

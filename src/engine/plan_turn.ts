@@ -6,6 +6,7 @@ import { checkRequest } from "./check_request.ts";
 import type { GenerateRequest } from "./generate_request.ts";
 import { type TurnHost, turnSession } from "./open_turn.ts";
 import { preparePrompt } from "./prompt_ids.ts";
+import type { Truncation } from "./truncate_messages.ts";
 import { reusable } from "./turn.ts";
 
 /** What a request would do, were it made now. */
@@ -21,6 +22,8 @@ export interface TurnPlan {
   maxTokens: number;
   /** Bytes of backend memory to reserve. */
   bytes: number;
+  /** What of the conversation would be left out, if something would. */
+  truncated?: Truncation;
   /** Whether running turns leave so much. */
   fits: boolean;
   cache: CacheForecast;
@@ -61,6 +64,7 @@ export function planTurn(host: TurnHost, request: GenerateRequest): TurnPlan {
     newTokens,
     maxTokens: prompt.maxTokens,
     bytes,
+    ...(prompt.truncated && { truncated: prompt.truncated }),
     fits: bytes <= tiers.availableBytes,
     cache: explainCache(session, prompt, stateBefore, reusedTokens),
     predictedTtftMs: prefillMs === undefined || restoreMs === undefined ? undefined : prefillMs + restoreMs,

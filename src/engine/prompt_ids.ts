@@ -5,6 +5,7 @@ import type { ChatMessage, ChatTemplate } from "../tokenizer/chat_template.ts";
 import type { EncodedTexts } from "../tokenizer/encoded_texts.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { DEFAULT_MAX_TOKENS, type GenerateRequest } from "./generate_request.ts";
+import { type Truncation, withoutOldestTurns } from "./truncate_messages.ts";
 
 /** What turns text into ids. */
 export interface PromptEncoder {
@@ -24,20 +25,22 @@ export interface PreparedPrompt {
   messages: readonly StoredMessage[];
   /** Tokens the answer may have. */
   maxTokens: number;
+  /** What was left out to make it fit, if something was. */
+  truncated?: Truncation;
 }
 
 /**
  * The ids of a request's prompt, with what its mode takes from the transcript. An answer of the session keeps the ids it
  * was sampled with, which are not always those its text would be cut into.
  * @throws {InvalidRequestError} when the prompt is empty, of the wrong kind for the session, or has foreign ids
- * @throws {ContextOverflowError} when prompt and `maxTokens` do not fit the context
+ * @throws {ContextOverflowError} when prompt and `maxTokens` do not fit the context, truncated or not
  */
 export function preparePrompt(
   request: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
 ): PreparedPrompt {
-  const { ids, messages } = encode(request, transcript, encoder);
+  const { ids, messages, truncated } = encodeToFit(request, transcript, encoder);
   if (ids.length === 0) throw new InvalidRequestError("Cannot continue an empty prompt: send some text", "prompt");
   const { vocabSize, contextLength } = encoder;
   const foreign = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
@@ -48,13 +51,42 @@ export function preparePrompt(
     );
   }
   const { maxTokens } = request;
-  if (ids.length + Math.max(maxTokens ?? 1, 0) > contextLength) {
+  if (!fits(ids, request, encoder)) {
     throw new ContextOverflowError({ promptTokens: ids.length, maxTokens, contextLength });
   }
-  return { ids, messages, maxTokens: maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, contextLength - ids.length) };
+  return {
+    ids,
+    messages,
+    maxTokens: maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, contextLength - ids.length),
+    ...(truncated && { truncated }),
+  };
 }
 
 type Encoded = Pick<PreparedPrompt, "ids" | "messages">;
+
+const fits = (ids: readonly number[], { maxTokens }: GenerateRequest, { contextLength }: PromptEncoder) =>
+  ids.length + Math.max(maxTokens ?? 1, 0) <= contextLength;
+
+function encodeToFit(
+  request: GenerateRequest,
+  transcript: Transcript,
+  encoder: PromptEncoder,
+): Encoded & Pick<PreparedPrompt, "truncated"> {
+  const whole = encode(request, transcript, encoder);
+  const { prompt, truncation } = request;
+  if (truncation !== "auto" || !("messages" in prompt) || fits(whole.ids, request, encoder)) return whole;
+  // An answer that has a token of room says nothing.
+  const maxTokens = request.maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, encoder.contextLength >> 2);
+  const shorter = (messages: readonly ChatMessage[]) => ({ ...request, maxTokens, prompt: { messages } });
+  const { messages, turns } = withoutOldestTurns(
+    prompt.messages,
+    (messages) => fits(encode(shorter(messages), transcript, encoder).ids, shorter(messages), encoder),
+  );
+  if (turns === 0) return whole;
+  const kept = encode(shorter(messages), transcript, encoder);
+  const tokens = whole.ids.length - kept.ids.length;
+  return { ...kept, truncated: { turns, messages: prompt.messages.length - messages.length, tokens } };
+}
 
 function encode({ prompt, session }: GenerateRequest, transcript: Transcript, encoder: PromptEncoder): Encoded {
   const mode = session?.mode ?? "replay";

@@ -7,6 +7,7 @@ import type { DetokenizerOptions } from "../tokenizer/detokenizer.ts";
 import type { CacheForecast, CacheReport } from "./cache_report.ts";
 import type { ExactReply } from "./exact_reply.ts";
 import type { PreparedPrompt } from "./prompt_ids.ts";
+import type { Truncation } from "./truncate_messages.ts";
 
 /** What a turn came to. */
 export interface Answer {
@@ -57,6 +58,11 @@ export class Turn {
 
   get maxTokens(): number {
     return this.#parts.prompt.maxTokens;
+  }
+
+  /** What of the conversation was left out of the prompt. */
+  get truncated(): Truncation | undefined {
+    return this.#parts.prompt.truncated;
   }
 
   /** Prompt tokens whose KV was there. */

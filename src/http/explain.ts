@@ -22,7 +22,7 @@ export function wireUsage({ promptTokens, cachedTokens, completionTokens, drafts
 }
 
 /** What the cache did, why not more, and where the time went: the `hearth` field of an answer. */
-export function explain({ usage: { cache }, timings }: EndEvent, session: SessionInfo | undefined) {
+export function explain({ usage: { cache, truncated }, timings }: EndEvent, session: SessionInfo | undefined) {
   return {
     session: session && {
       id: session.id,
@@ -38,6 +38,7 @@ export function explain({ usage: { cache }, timings }: EndEvent, session: Sessio
       ...wireForecast(cache),
       bytes: cache.bytes,
     },
+    truncated: truncated ?? null,
     timings: {
       queue_ms: tenths(timings.queueMs),
       restore_ms: tenths(timings.restoreMs),

@@ -31,6 +31,7 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
           "x-prompt-tokens": `${generation.promptTokens}`,
           "x-cached-tokens": `${generation.cachedTokens}`,
           "x-cache-reason": generation.forecast.reason,
+          ...(generation.truncated && { "x-truncated-turns": `${generation.truncated.turns}` }),
           "server-timing": serverTiming(generation.timings),
           ...(session &&
             { "x-session-id": headerText(session.id), "x-session-state": generation.forecast.stateBefore }),

@@ -47,6 +47,7 @@ export function planView(id: string, plan: TurnPlan) {
     fits: plan.fits,
     state: plan.cache.stateBefore,
     cache: wireForecast(plan.cache),
+    truncated: plan.truncated ?? null,
     predicted_ttft_ms: plan.predictedTtftMs === undefined ? null : Math.round(plan.predictedTtftMs * 10) / 10,
   };
 }

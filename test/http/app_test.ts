@@ -189,6 +189,23 @@ describe("errors", () => {
     assert.equal(error.max_tokens_left, 100 - error.prompt_tokens);
   });
 
+  test("overflow with truncation: auto answers, and says what was left out", async () => {
+    const app = createApp(fakeEngine({ contextLength: 100 }).engine);
+    const long = Array.from({ length: 9 }, (_, i) => ({
+      role: i % 2 ? "assistant" : "user",
+      content: `These are the words of message ${i}.`,
+    }));
+    const body = { messages: long, max_tokens: 5, ignore_eos: true, truncation: "auto" };
+    const { hearth, choices } = await (await post(app, "/v1/chat/completions", body)).json();
+    assert.equal(choices[0].finish_reason, "length");
+    const { turns, messages: left, tokens } = hearth.truncated;
+    assert.ok(turns > 0 && left === 2 * turns && tokens > left, JSON.stringify(hearth.truncated));
+    const plain = await post(app, "/v1/generate", body);
+    assert.deepEqual([plain.status, plain.headers.get("x-truncated-turns")], [200, `${turns}`]);
+    const short = await (await post(app, "/v1/chat/completions", { ...body, messages: long.slice(-1) })).json();
+    assert.equal(short.hearth.truncated, null);
+  });
+
   test("a busy session is 409 and not to be retried", async () => {
     const { engine } = fakeEngine({ delayMs: 30 });
     const app = createApp(engine);
