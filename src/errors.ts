@@ -124,12 +124,20 @@ export class StreamNotFoundError extends Error {
   }
 }
 
+/** Where a stream can be gone on with. */
+export interface StreamOffset {
+  /** Oldest event that is kept. */
+  first: number;
+  /** Text of the answer in all events before it. */
+  text: string;
+}
+
 /** A stream cannot be read from there: it is not kept any more. */
 export class StreamOffsetLostError extends Error {
   override name = "StreamOffsetLostError";
-  /** @param wanted event to begin at; @param first oldest event that is kept, `undefined` when none is */
-  constructor(readonly streamId: string, readonly wanted: number, readonly first?: number) {
-    const lost = first === undefined ? "it is over and gone; ask anew" : `events before ${first} are not kept any more`;
+  /** @param wanted event to begin at; @param kept where it can go on, `undefined` when nothing is kept */
+  constructor(readonly streamId: string, readonly wanted: number, readonly kept?: StreamOffset) {
+    const lost = kept ? `events before ${kept.first} are not kept any more` : "it is over and gone; ask anew";
     super(`Cannot resume stream "${streamId}" at event ${wanted}: ${lost}`);
   }
 }

@@ -1,5 +1,5 @@
 import { InvalidRequestError, StreamOffsetLostError } from "../errors.ts";
-import { FrameRing } from "./frame_ring.ts";
+import { type Frame, FrameRing } from "./frame_ring.ts";
 
 /** An answer that was admitted. */
 export interface OpenedAnswer {
@@ -9,7 +9,7 @@ export interface OpenedAnswer {
    * The body; each piece is computed when it is asked for. Returns whether the answer is complete: one that is not
    * changed nothing, and may be asked for again.
    */
-  pieces: AsyncIterator<string, boolean>;
+  pieces: AsyncIterator<Frame, boolean>;
 }
 
 /** When the last reader leaves before the end: stop, or go on without one. */
@@ -96,7 +96,7 @@ export class AnswerStream {
 
   /** Bytes kept. */
   get bytes(): number {
-    return this.#ring.bytes;
+    return this.#ring.bytes + Buffer.byteLength(this.#ring.droppedText);
   }
 
   /** Whether a reader that begins there would get nothing. */
@@ -110,7 +110,8 @@ export class AnswerStream {
    * @throws {InvalidRequestError} when it is beyond the next one
    */
   read(from = 0): StreamReader {
-    if (from < this.#ring.first) throw new StreamOffsetLostError(this.id, from, this.#ring.first);
+    const { first, droppedText } = this.#ring;
+    if (from < first) throw new StreamOffsetLostError(this.id, from, { first, text: droppedText });
     if (from > this.#ring.next) {
       const had = `stream "${this.id}" has only had ${this.#ring.next}`;
       throw new InvalidRequestError(`Cannot resume at event ${from}: ${had}`, "last-event-id", "invalid_event_id");

@@ -3,6 +3,7 @@ import type { EndEvent } from "../engine/generate_request.ts";
 import type { OpenedAnswer } from "./answer_stream.ts";
 import { describeError } from "./error_response.ts";
 import { eventId } from "./event_id.ts";
+import type { Frame } from "./frame_ring.ts";
 import { type explain, serverTiming, wireUsage } from "./explain.ts";
 
 /** What every chunk of one answer repeats. */
@@ -33,11 +34,14 @@ export async function wholeChat(generation: Generation, envelope: Envelope, expl
     usage: wireUsage(usage),
     hearth: explain(end!),
   };
-  return { headers: { "server-timing": serverTiming(timings) }, pieces: once(JSON.stringify(document)) };
+  return {
+    headers: { "server-timing": serverTiming(timings) },
+    pieces: once({ wire: JSON.stringify(document), text: content }),
+  };
 }
 
-async function* once(text: string): AsyncGenerator<string, boolean> {
-  yield text;
+async function* once(frame: Frame): AsyncGenerator<Frame, boolean> {
+  yield frame;
   return true;
 }
 
@@ -50,10 +54,14 @@ export async function* chatEvents(
   envelope: Envelope,
   includeUsage: boolean,
   explain: Explain,
-): AsyncGenerator<string, boolean> {
+): AsyncGenerator<Frame, boolean> {
   let number = 0;
-  const event = (data: string) => `id: ${eventId(envelope.id, number++)}\ndata: ${data}\n\n`;
-  const chunk = (fields: object) => event(JSON.stringify({ ...envelope, object: "chat.completion.chunk", ...fields }));
+  const event = (data: string, text = ""): Frame => ({
+    wire: `id: ${eventId(envelope.id, number++)}\ndata: ${data}\n\n`,
+    text,
+  });
+  const chunk = (fields: object, text?: string) =>
+    event(JSON.stringify({ ...envelope, object: "chat.completion.chunk", ...fields }), text);
   const choice = (delta: object, finishReason: string | null = null) => ({
     choices: [{ index: 0, delta, logprobs: null, finish_reason: finishReason }],
     ...(includeUsage && { usage: null }),
@@ -62,7 +70,7 @@ export async function* chatEvents(
     // Typed clients take the role from the first chunk.
     yield chunk(choice({ role: "assistant", content: "" }));
     for await (const event of generation) {
-      if (event.text) yield chunk(choice({ content: event.text }));
+      if (event.text) yield chunk(choice({ content: event.text }), event.text);
       if (event.type !== "end") continue;
       const hearth = explain(event);
       yield chunk({ ...choice({}, event.finishReason), ...(!includeUsage && { hearth }) });

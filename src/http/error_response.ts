@@ -110,8 +110,11 @@ export function describeError(error: unknown): Described {
     return { status: 404, body: body("invalid_request_error", "stream_not_found", "stream"), headers: final };
   }
   if (error instanceof StreamOffsetLostError) {
-    const { streamId, first } = error;
-    const extra = { resume_after: first === undefined ? null : eventId(streamId, first - 1) };
+    const { streamId, kept } = error;
+    // The text up to there, so that a client loses nothing by going on.
+    const extra = kept
+      ? { resume_after: eventId(streamId, kept.first - 1), snapshot: kept.text }
+      : { resume_after: null, snapshot: null };
     const lost = body("invalid_request_error", "stream_offset_lost", "last-event-id", extra);
     return { status: 410, body: lost, headers: final };
   }

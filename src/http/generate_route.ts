@@ -2,6 +2,7 @@ import { Hono } from "hono";
 import type { Generation } from "../engine/generation.ts";
 import type { Answers } from "./answers.ts";
 import { serverTiming } from "./explain.ts";
+import type { Frame } from "./frame_ring.ts";
 import { headerText } from "./header_text.ts";
 import { callerOf, readJson } from "./read_json.ts";
 import { parseGenerateRequest } from "./request_schema.ts";
@@ -43,15 +44,15 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
 }
 
 /** The answer's text, piece by piece. Returns at the end of the whole. */
-async function* text(generation: Generation): AsyncGenerator<string, true, undefined> {
-  for await (const event of generation) if (event.text) yield event.text;
+async function* text(generation: Generation): AsyncGenerator<Frame, true, undefined> {
+  for await (const { text } of generation) if (text) yield { wire: text, text };
   return true;
 }
 
 async function* prepend(
-  first: IteratorResult<string, true>,
-  rest: AsyncGenerator<string, true, undefined>,
-): AsyncGenerator<string, true, undefined> {
+  first: IteratorResult<Frame, true>,
+  rest: AsyncGenerator<Frame, true, undefined>,
+): AsyncGenerator<Frame, true, undefined> {
   if (first.done) return true;
   yield first.value;
   return yield* rest;

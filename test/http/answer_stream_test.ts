@@ -4,8 +4,10 @@ import { describe, test } from "node:test";
 import fc from "fast-check";
 import { StreamOffsetLostError } from "../../src/errors.ts";
 import { AnswerStream, type AnswerStreamOptions, type StreamReader } from "../../src/http/answer_stream.ts";
+import type { Frame } from "../../src/http/frame_ring.ts";
 
 const FRAME_BYTES = 10;
+const said = (number: number) => `${number} `;
 const frame = (number: number) => `${number}`.padStart(FRAME_BYTES, ".");
 
 /** A stream of so many frames, which counts those it was asked for. */
@@ -18,12 +20,13 @@ function counted(frames: number, options: Partial<AnswerStreamOptions> = {}) {
     onDisconnect: "cancel",
     contentType: "text/plain",
     async open(signal) {
-      async function* pieces(): AsyncGenerator<string, boolean> {
+      async function* pieces(): AsyncGenerator<Frame, boolean> {
         for (let number = 0; number < frames; number++) {
           await setImmediate();
           made.aborted = signal.aborted;
           signal.throwIfAborted();
-          yield frame(made.count++);
+          const number = made.count++;
+          yield { wire: frame(number), text: said(number) };
         }
         return true;
       }
@@ -123,6 +126,8 @@ test("AnswerStream gives each reader every frame once and in order, within its b
             } catch (error) {
               assert.ok(error instanceof StreamOffsetLostError);
               assert.ok(one.from < highest - keep, `${one.from} had to be kept, the slowest was at ${highest}`);
+              const { first, text } = error.kept!;
+              assert.equal(text, Array.from({ length: first }, (_, number) => said(number)).join(""));
             }
           } else if (one.do === "settle") { for (let i = 0; i < 20; i++) await setImmediate(); }
           else {
@@ -145,7 +150,8 @@ test("AnswerStream gives each reader every frame once and in order, within its b
           }
           note();
           assert.ok(made.count <= highest + ahead, `${made.count} made, the slowest was at ${highest}`);
-          assert.ok(stream.bytes <= (keep + ahead + 2) * FRAME_BYTES);
+          const texts = Array.from({ length: made.count }, (_, number) => said(number)).join("");
+          assert.ok(stream.bytes <= (keep + ahead + 2) * FRAME_BYTES + texts.length);
         }
         for (const { reader, pending } of readers.splice(0)) {
           reader.leave();

@@ -92,6 +92,8 @@ describe("GET /v1/streams/:id", () => {
     assert.deepEqual([lost.status, error.code], [410, "stream_offset_lost"]);
     const kept = sseEvents(await (await get(a, path, { "last-event-id": error.resume_after })).text());
     assert.ok(kept.length > 2);
+    assert.ok(error.snapshot.length > 0);
+    assert.equal(error.snapshot + textOf(kept), textOf([...seen, ...whole]), "with the snapshot nothing is missing");
     assert.deepEqual(kept, whole.slice(-kept.length));
     assert.equal(await code(await get(a, path, { "last-event-id": "chatcmpl-other.3" })), "410 stream_offset_lost");
     assert.equal(await code(await get(a, "/v1/streams/chatcmpl-other")), "404 stream_not_found");
