@@ -8,11 +8,11 @@ import {
   joinCapsule,
   parseCapsule,
   type ParsedCapsule,
-  sha256,
   toHex,
 } from "./capsule_format.ts";
 import { type CapsuleKey, IV_BYTES } from "./capsule_key.ts";
 import type { SessionName } from "./session.ts";
+import { sha256 } from "./sha256.ts";
 import { deltaSchema, identityMismatch, type ModelIdentity } from "./stored_schema.ts";
 import { Transcript, type TranscriptDelta } from "./transcript.ts";
 
@@ -78,11 +78,11 @@ export async function makeCapsule(
     header.blocks.push({
       kind,
       byteLength: bytes.length,
-      sha256: sha256(bytes),
+      sha256: await sha256(bytes),
       ...(key && { iv: toHex(iv) }),
     });
   }
-  return joinCapsule(header, blocks);
+  return await joinCapsule(header, blocks);
 }
 
 /**
@@ -92,7 +92,7 @@ export async function makeCapsule(
  */
 export async function openCapsule(bytes: Uint8Array, tenant: string, context: CapsuleContext): Promise<OpenedCapsule> {
   if (bytes.length > context.maxBytes) throw tooLarge(`${bytes.length} bytes`, `${context.maxBytes}`);
-  const parsed = parseCapsule(bytes);
+  const parsed = await parseCapsule(bytes);
   const { header } = parsed;
   const other = identityMismatch(header.model, context.model);
   if (other) {

@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import { z } from "zod";
 import { CapsuleError } from "../errors.ts";
+import { sha256 } from "./sha256.ts";
 import { modelIdentitySchema } from "./stored_schema.ts";
 
 /*
@@ -60,23 +60,23 @@ export interface ParsedCapsule {
   blocks: { block: CapsuleBlock; bytes: Uint8Array }[];
 }
 
-export function joinCapsule(header: CapsuleHeader, blocks: readonly Uint8Array[]): Uint8Array {
+export async function joinCapsule(header: CapsuleHeader, blocks: readonly Uint8Array[]): Promise<Uint8Array> {
   const json = new TextEncoder().encode(JSON.stringify(header));
   const start = new Uint8Array(HEADER_AT);
   start.set(MAGIC);
   start[MAGIC.length] = CAPSULE_FORMAT;
   new DataView(start.buffer).setUint32(MAGIC.length + 1, json.length, true);
-  const parts = [start, json, ...blocks];
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return new Uint8Array(Buffer.concat([...parts, hash.digest()]));
+  const capsule = new Uint8Array(Buffer.concat([start, json, ...blocks, new Uint8Array(HASH_BYTES)]));
+  const end = capsule.length - HASH_BYTES;
+  capsule.set(fromHex(await sha256(capsule.subarray(0, end))), end);
+  return capsule;
 }
 
 /**
  * Takes a capsule apart. Every length is compared with what is there before anything is read or made of it.
  * @throws {CapsuleError} `snapshot_version` for another format, `snapshot_corrupt` for what is no whole capsule
  */
-export function parseCapsule(bytes: Uint8Array): ParsedCapsule {
+export async function parseCapsule(bytes: Uint8Array): Promise<ParsedCapsule> {
   if (bytes.length < HEADER_AT + HASH_BYTES || MAGIC.some((byte, i) => bytes[i] !== byte)) {
     throw corrupt("it is no capsule, or only the beginning of one");
   }
@@ -88,14 +88,14 @@ export function parseCapsule(bytes: Uint8Array): ParsedCapsule {
     );
   }
   const end = bytes.length - HASH_BYTES;
-  if (sha256(bytes.subarray(0, end)) !== toHex(bytes.subarray(end))) throw corrupt("its total checksum is wrong");
+  if (await sha256(bytes.subarray(0, end)) !== toHex(bytes.subarray(end))) throw corrupt("its total checksum is wrong");
   const view = new DataView(bytes.buffer, bytes.byteOffset);
   const headerBytes = view.getUint32(MAGIC.length + 1, true);
   if (headerBytes > MAX_HEADER_BYTES || HEADER_AT + headerBytes > end) {
     throw corrupt(`its header has ${headerBytes} bytes`);
   }
   const header = parseHeader(bytes.subarray(HEADER_AT, HEADER_AT + headerBytes));
-  return { header, blocks: cutBlocks(header, bytes.subarray(HEADER_AT + headerBytes, end)) };
+  return { header, blocks: await cutBlocks(header, bytes.subarray(HEADER_AT + headerBytes, end)) };
 }
 
 function parseHeader(json: Uint8Array): CapsuleHeader {
@@ -106,21 +106,22 @@ function parseHeader(json: Uint8Array): CapsuleHeader {
   }
 }
 
-function cutBlocks({ blocks }: CapsuleHeader, bytes: Uint8Array): ParsedCapsule["blocks"] {
+async function cutBlocks({ blocks }: CapsuleHeader, bytes: Uint8Array): Promise<ParsedCapsule["blocks"]> {
   const total = blocks.reduce((sum, { byteLength }) => sum + byteLength, 0);
   if (total !== bytes.length) throw corrupt(`its blocks have ${bytes.length} bytes, its header says ${total}`);
   let at = 0;
-  return blocks.map((block, i) => {
+  const parts: ParsedCapsule["blocks"] = [];
+  for (const [i, block] of blocks.entries()) {
     const part = bytes.subarray(at, at += block.byteLength);
-    if (sha256(part) !== block.sha256) throw corrupt(`the checksum of block ${i} is wrong`);
-    return { block, bytes: part };
-  });
+    if (await sha256(part) !== block.sha256) throw corrupt(`the checksum of block ${i} is wrong`);
+    parts.push({ block, bytes: part });
+  }
+  return parts;
 }
 
 /** What is wrong with a capsule. */
 export const corrupt = (what: string, cause?: unknown): CapsuleError =>
   new CapsuleError("snapshot_corrupt", `Cannot import the capsule: ${what}`, { cause });
 
-export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 export const toHex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 export const fromHex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "hex"));

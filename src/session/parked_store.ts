@@ -1,6 +1,7 @@
 import { type KvMembers, sum } from "./kv_members.ts";
 import type { Session } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
+import { sha256 } from "./sha256.ts";
 import type { Hold } from "./turn_lock.ts";
 
 /** Files for parked KV. */
@@ -143,10 +144,4 @@ export class ParkedStore {
     // A file that stays behind is found and removed at the next start.
     this.#files?.removeParked(session).catch(() => {});
   }
-}
-
-async function sha256(data: Uint8Array): Promise<string> {
-  // Off this thread: there may be a hundred megabytes. The DOM's types ask for a buffer that is not shared.
-  const hash = await crypto.subtle.digest("SHA-256", data as Uint8Array<ArrayBuffer>);
-  return Buffer.from(hash).toString("hex");
 }

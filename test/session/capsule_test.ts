@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { CapsuleError, type CapsuleErrorCode, SessionExistsError } from "../../src/errors.ts";
-import { joinCapsule, parseCapsule, sha256 } from "../../src/session/capsule_format.ts";
+import { joinCapsule, parseCapsule } from "../../src/session/capsule_format.ts";
+import { sha256 } from "../../src/session/sha256.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { bundled, collect, fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 
@@ -88,15 +89,15 @@ describe("a capsule", () => {
 
   test("sealed KV that was changed, checksums and all, is evaluated instead", async () => {
     const { engine } = await withSessions(KEY);
-    const { header, blocks } = parseCapsule(await engine.sessions.export("s", { kv: true }));
+    const { header, blocks } = await parseCapsule(await engine.sessions.export("s", { kv: true }));
     const parts = blocks.map(({ bytes }) => Uint8Array.from(bytes));
     parts.at(-1)![3]! ^= 1;
-    header.blocks.at(-1)!.sha256 = sha256(parts.at(-1)!);
+    header.blocks.at(-1)!.sha256 = await sha256(parts.at(-1)!);
     const other = fakeEngine(KEY).engine;
-    assert.equal((await other.sessions.import(joinCapsule(header, parts))).kvRefused, "not_authenticated");
+    assert.equal((await other.sessions.import(await joinCapsule(header, parts))).kvRefused, "not_authenticated");
     assert.deepEqual((await next(other, "s")).ids, (await next(engine, "s")).ids);
     // A header that says something else opens nothing at all.
-    await refused(engine, joinCapsule({ ...header, tokens: header.tokens - 1 }, parts), "snapshot_corrupt");
+    await refused(engine, await joinCapsule({ ...header, tokens: header.tokens - 1 }, parts), "snapshot_corrupt");
   });
 
   test("KV of another arithmetic, or without room, is evaluated instead", async () => {
@@ -154,12 +155,12 @@ describe("a capsule", () => {
 
   test("lengths that promise more than there is allocate nothing", async () => {
     const { engine } = await withSessions();
-    const { header, blocks } = parseCapsule(await engine.sessions.export("s"));
+    const { header, blocks } = await parseCapsule(await engine.sessions.export("s"));
     const parts = blocks.map(({ bytes }) => bytes);
     const lying = structuredClone(header);
     lying.blocks[0]!.byteLength = 2 ** 40;
-    await refused(engine, joinCapsule(lying, parts), "snapshot_corrupt", /its blocks have/);
-    await refused(engine, joinCapsule({ ...header, kvTokens: 2 ** 40 }, parts), "snapshot_corrupt");
+    await refused(engine, await joinCapsule(lying, parts), "snapshot_corrupt", /its blocks have/);
+    await refused(engine, await joinCapsule({ ...header, kvTokens: 2 ** 40 }, parts), "snapshot_corrupt");
   });
 });
 
