@@ -176,3 +176,8 @@ export class BackendUnavailableError extends Error {
 export class ModelFileError extends Error {
   override name = "ModelFileError";
 }
+
+/** A model cannot be got from its hub, or what came is not what the hub announced. */
+export class DownloadError extends Error {
+  override name = "DownloadError";
+}

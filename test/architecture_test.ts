@@ -14,7 +14,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["session"],
   ["tokenizer", "sampling"],
   ["backend"],
-  ["kv", "model"],
+  ["hub", "kv", "model"],
   ["errors.ts"],
 ];
 
@@ -22,6 +22,7 @@ const LAYERS: readonly (readonly string[])[] = [
 const OWNERS: Readonly<Record<string, RegExp>> = {
   "onnxruntime-web": /^backend\/ort_/,
   "hono": /^http\//,
+  "@huggingface/hub": /^hub\//,
 };
 
 /** Globals and modules that belong to one runtime. */

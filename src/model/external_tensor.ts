@@ -1,4 +1,5 @@
-import { dirname, isAbsolute, relative, resolve } from "node:path";
+import { realpathSync } from "node:fs";
+import { dirname, isAbsolute, relative, resolve, sep } from "node:path";
 import { ModelFileError } from "../errors.ts";
 import { DataLocation, DataType, type OnnxTensor } from "./onnx_proto.ts";
 
@@ -63,4 +64,17 @@ export function externalRange(tensor: OnnxTensor, onnxPath: string): ExternalRan
 export function insideFolder(folder: string, path: string): boolean {
   const way = relative(folder, path);
   return way !== "" && !way.startsWith("..") && !isAbsolute(way);
+}
+
+/**
+ * Where the weights of a model folder may lie once links are followed: in the folder and, for a snapshot of the cache
+ * that huggingface_hub shares, in the same model's blobs.
+ * https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+ */
+export function weightFolders(folder: string): string[] {
+  const real = realpathSync(folder);
+  const parts = real.split(sep);
+  const model = parts.findLastIndex((part) => part.startsWith("models--"));
+  const isSnapshot = model >= 0 && parts[model + 1] === "snapshots" && /^[0-9a-f]{40}$/.test(parts[model + 2] ?? "");
+  return isSnapshot ? [real, [...parts.slice(0, model + 1), "blobs"].join(sep)] : [real];
 }

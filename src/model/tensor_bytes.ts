@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
 import { dirname } from "node:path";
 import { ModelFileError } from "../errors.ts";
-import { externalRange, insideFolder } from "./external_tensor.ts";
+import { externalRange, insideFolder, weightFolders } from "./external_tensor.ts";
 import type { OnnxTensor } from "./onnx_proto.ts";
 
 /** A tensor's bytes, read in parts: where they are gigabytes, nobody has to hold them twice. */
@@ -58,7 +58,8 @@ export class TensorFiles implements Disposable {
     const known = this.#open.get(path);
     if (known) return known;
     try {
-      if (!insideFolder(realpathSync(dirname(this.#onnxPath)), realpathSync(path))) {
+      const real = realpathSync(path);
+      if (!weightFolders(dirname(this.#onnxPath)).some((folder) => insideFolder(folder, real))) {
         throw new Error("it is a link out of the model folder");
       }
       const file = openSync(path, "r");
