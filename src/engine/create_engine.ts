@@ -1,14 +1,19 @@
 import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
+import type { TransferState } from "../hub/transfer_meter.ts";
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
-import { modelIdentity, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { modelIdentity } from "../model/model_folder.ts";
 import { FolderLock } from "../session/folder_lock.ts";
 import { type RecoveredSessions, SessionFiles } from "../session/session_files.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
+import { openModel } from "./open_model.ts";
 
 /** Options of {@linkcode createEngine}. */
 export interface CreateEngineOptions extends Partial<EngineOptions> {
-  /** A folder under `models/`, or a path to a model folder. @default the bundled model */
+  /**
+   * A folder under `models/`, a path to a model folder, or `owner/name[@revision]` of a hub, which is pulled into
+   * huggingface_hub's cache if it is not there. @default the bundled model
+   */
   model?: string;
   /** @default "auto" */
   backend?: BackendChoice;
@@ -26,6 +31,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   onRecover?: (recovered: RecoveredSessions) => void;
   /** Called with what is being done and how far it is, 0 to 1. */
   onProgress?: (step: string, fraction: number) => void;
+  /** Called while a model is being pulled. */
+  onTransfer?: (state: TransferState) => void;
   /** Called when the thread that runs the model died, before it is replaced: sessions go on, their KV is lost. */
   onCrash?: (error: Error) => void;
 }
@@ -33,6 +40,7 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
 /**
  * Loads a model and starts a backend for it. The caller disposes the engine.
  * @throws {StorageError} when `dataDir` cannot be used, or another process has it, before anything is loaded
+ * @throws {DownloadError} when the model has to be pulled and cannot be
  * @throws {ModelFileError} when the model folder is missing, incomplete or of another kind
  * @throws {OutOfMemoryError} when the weights do not fit, before they are loaded
  * @throws {BackendUnavailableError} when no backend, or not the one asked for, can run here
@@ -53,7 +61,7 @@ async function load(
   options: CreateEngineOptions,
   folder?: { dataDir: string; lock: FolderLock },
 ): Promise<Engine> {
-  const model = await readModelFolder(await resolveModelPath(options.model));
+  const model = await openModel(options.model, options.onTransfer);
   const freeBytes = availableMemoryBytes();
   const backend = await selectBackend(options.backend ?? "auto", {
     model,

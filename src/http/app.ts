@@ -24,6 +24,8 @@ export interface AppOptions extends AnswersOptions {
   apiKey?: string;
   /** Keys of several tenants: none sees another's sessions. `apiKey`'s is "default". */
   apiKeys?: readonly TenantKey[];
+  /** What `/readyz` says while the engine is not there yet. @default "the model is loading" */
+  loading?: () => string;
   /** Largest request body, in bytes. @default 1 MiB */
   maxBodyBytes?: number;
 }
@@ -33,7 +35,7 @@ export interface AppOptions extends AnswersOptions {
  * @param engine an engine, or the promise of one: until it is there, requests get 503
  */
 export function createApp(engine: Engine | Promise<Engine>, options: AppOptions = {}): Hono<AppEnv> {
-  const service = new Service(engine);
+  const service = new Service(engine, options.loading);
   const answers = new Answers(options);
   const app = new Hono<AppEnv>();
   app.onError((error) => errorResponse(error));

@@ -9,8 +9,11 @@ export class Service {
   #engine: Engine | undefined;
   #failure: Error | undefined;
 
-  /** @param engine an engine, or the promise of one */
-  constructor(engine: Engine | Promise<Engine>) {
+  /**
+   * @param engine an engine, or the promise of one
+   * @param loading what is being done until it is there
+   */
+  constructor(engine: Engine | Promise<Engine>, private readonly loading: () => string = () => "the model is loading") {
     if (!(engine instanceof Promise)) this.#engine = engine;
     else {
       engine.then(
@@ -23,7 +26,7 @@ export class Service {
   /** Why requests cannot be served now; `undefined` when they can. */
   get notReady(): string | undefined {
     if (this.#failure) return `the model failed to load: ${this.#failure.message}`;
-    if (!this.#engine) return "the model is loading";
+    if (!this.#engine) return this.loading();
     const { failure } = this.#engine.backend;
     if (failure) return failure.message;
     return this.#engine.draining ? "the server is shutting down" : undefined;

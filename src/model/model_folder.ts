@@ -8,7 +8,7 @@ import { type ModelConfig, parseModelConfig } from "./model_config.ts";
 export interface ModelFolder {
   /** Absolute path. */
   path: string;
-  /** What the API calls the model: the folder's name. */
+  /** What the API calls the model: the folder's name, or `owner/name` of one from a hub. */
   id: string;
   config: ModelConfig;
   /** Parsed `generation_config.json`; `{}` when there is none. */
@@ -38,25 +38,39 @@ export const BUNDLED_MODEL = "smollm2-135m-instruct";
 const modelsDir = resolve(import.meta.dirname!, "..", "..", "models");
 
 /**
- * Finds a model by name under `models/` or by path.
+ * The folder of a model by name under `models/` or by path; `undefined` where neither is one.
+ */
+export async function localModelPath(nameOrPath: string = BUNDLED_MODEL): Promise<string | undefined> {
+  for (const path of candidates(nameOrPath)) {
+    if ((await stat(path).catch(() => undefined))?.isDirectory()) return path;
+  }
+  return undefined;
+}
+
+/**
+ * {@linkcode localModelPath}, where there has to be one.
  * @throws {ModelFileError} when neither is a folder
  */
 export async function resolveModelPath(nameOrPath: string = BUNDLED_MODEL): Promise<string> {
-  const candidates = [...(/^[\w.-]+$/.test(nameOrPath) ? [join(modelsDir, nameOrPath)] : []), resolve(nameOrPath)];
-  for (const path of candidates) {
-    if ((await stat(path).catch(() => undefined))?.isDirectory()) return path;
-  }
+  const path = await localModelPath(nameOrPath);
+  if (path !== undefined) return path;
   throw new ModelFileError(
-    `Cannot find model "${nameOrPath}": wanted a folder at ${candidates.join(" or ")}; ` +
+    `Cannot find model "${nameOrPath}": wanted a folder at ${candidates(nameOrPath).join(" or ")}; ` +
       `the bundled model is "${BUNDLED_MODEL}"`,
   );
 }
 
+const candidates = (nameOrPath: string): string[] => [
+  ...(/^[\w.-]+$/.test(nameOrPath) ? [join(modelsDir, nameOrPath)] : []),
+  resolve(nameOrPath),
+];
+
 /**
  * Reads the configuration and tokenizer files of a model folder.
+ * @param id what to call it. @default the folder's name
  * @throws {ModelFileError} naming the file that is missing, unreadable or wrong
  */
-export async function readModelFolder(path: string): Promise<ModelFolder> {
+export async function readModelFolder(path: string, id: string = basename(path)): Promise<ModelFolder> {
   const [config, generationConfig, tokenizerJson, tokenizerConfig] = await Promise.all([
     readJson(path, "config.json"),
     readJson(path, "generation_config.json", {}),
@@ -65,7 +79,7 @@ export async function readModelFolder(path: string): Promise<ModelFolder> {
   ]);
   return {
     path,
-    id: basename(path),
+    id,
     config: parseModelConfig(config.json),
     generationConfig: generationConfig.json as Record<string, unknown>,
     tokenizerJson: tokenizerJson.json,

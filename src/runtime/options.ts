@@ -11,7 +11,7 @@ export interface ServerOptions {
   port: number;
   /** @default the CPU quota */
   threads: number | undefined;
-  /** Folder under `models/` or path. @default the bundled model */
+  /** Folder under `models/`, path, or `owner/name[@revision]` of a hub. @default the bundled model */
   model: string | undefined;
   backend: BackendChoice;
   kv: KvType;

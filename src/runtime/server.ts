@@ -1,9 +1,18 @@
 import { createEngine } from "../engine/create_engine.ts";
 import type { Engine } from "../engine/engine.ts";
-import { BackendUnavailableError, ModelFileError, OutOfMemoryError, StorageError } from "../errors.ts";
+import {
+  BackendUnavailableError,
+  DownloadError,
+  InvalidRequestError,
+  ModelFileError,
+  OutOfMemoryError,
+  StorageError,
+} from "../errors.ts";
 import { createApp } from "../http/app.ts";
+import { formatTransfer } from "../hub/transfer_meter.ts";
 import type { RecoveredSessions } from "../session/session_files.ts";
 import { parseEnvironment, type ServerOptions } from "./options.ts";
+import { transferLine } from "./transfer_line.ts";
 
 /** A listening socket of one of the runtimes. */
 export interface Listener {
@@ -23,7 +32,15 @@ export type Listen = (options: {
 const DRAIN_GRACE_MS = 10_000;
 
 /** Errors that say all there is to say in one sentence. */
-const EXPECTED = [RangeError, ModelFileError, OutOfMemoryError, BackendUnavailableError, StorageError];
+const EXPECTED = [
+  RangeError,
+  DownloadError,
+  InvalidRequestError,
+  ModelFileError,
+  OutOfMemoryError,
+  BackendUnavailableError,
+  StorageError,
+];
 
 /**
  * The whole process: environment -> socket -> engine -> signals. Ends the process with status 1 and one
@@ -43,13 +60,25 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   const engine = Promise.withResolvers<Engine>();
   // The failure is reported below; without a handler here the runtime would end the process first.
   engine.promise.catch(() => {});
-  const app = createApp(engine.promise, { apiKey: options.apiKey, apiKeys: options.apiKeys });
+  let loading = "the model is loading";
+  const { apiKey, apiKeys } = options;
+  const app = createApp(engine.promise, { apiKey, apiKeys, loading: () => loading });
   const listener = bind(listen, options, app.fetch);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${listener.port}`;
 
+  const transfer = transferLine();
+  const showProgress = progressLine();
   const ready = createEngine({
     ...options,
-    onProgress: progressLine(),
+    onTransfer: (state) => {
+      loading = `the model is being pulled: ${formatTransfer(state)}`;
+      transfer.show(state);
+    },
+    onProgress: (step, fraction) => {
+      loading = "the model is loading";
+      transfer.end();
+      showProgress?.(step, fraction);
+    },
     onCrash: ({ message }) => console.error(message),
     onRecover: reportRecovered,
   });

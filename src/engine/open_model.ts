@@ -1,0 +1,21 @@
+import { findHubModel } from "../hub/find_model.ts";
+import { isRepoName } from "../hub/repo_name.ts";
+import type { TransferState } from "../hub/transfer_meter.ts";
+import { localModelPath, type ModelFolder, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+
+/**
+ * Reads the model that a name means: a folder if there is one, else `owner/name[@revision]` from the cache of the hub's
+ * models, pulled first where it is not there.
+ * @throws {ModelFileError} when there is no such folder, or a file of it is missing or wrong
+ * @throws {DownloadError} when it has to be pulled and cannot be
+ */
+export async function openModel(
+  model: string | undefined,
+  onTransfer?: (state: TransferState) => void,
+): Promise<ModelFolder> {
+  if (model !== undefined && await localModelPath(model) === undefined && isRepoName(model)) {
+    const { path, name } = await findHubModel(model, { onTransfer });
+    return await readModelFolder(path, name);
+  }
+  return await readModelFolder(await resolveModelPath(model));
+}
