@@ -90,9 +90,13 @@ export class Tokenizer {
 
   /** Token ids of `text`; none for `""`, unless the model begins every text with one. */
   encode(text: string, options: EncodeOptions = {}): number[] {
-    const tokenizer = options.specialTokens === "parse" ? this.#parsing : this.#literal;
-    const ids = text === "" ? [] : tokenizer.encode(text, { add_special_tokens: false }).ids;
+    const parts = options.specialTokens === "parse" ? this.splitSpecialTokens(text) : [text];
+    const ids = parts.flatMap((part) => typeof part === "number" ? part : this.#encodeLiteral(part));
     return options.addBos ? [...this.#bosIds, ...ids] : ids;
+  }
+
+  #encodeLiteral(text: string): number[] {
+    return text === "" ? [] : this.#literal.encode(text, { add_special_tokens: false }).ids;
   }
 
   /**
@@ -105,8 +109,8 @@ export class Tokenizer {
     // split() with a group: texts at even places, control tokens at odd ones.
     for (let i = 1; i < parts.length; i += 2) {
       const token = this.#special.get(parts[i]!)!;
-      if (token.lstrip) parts[i - 1] = parts[i - 1]!.trimEnd();
-      if (token.rstrip) parts[i + 1] = parts[i + 1]!.trimStart();
+      if (token.lstrip) parts[i - 1] = trimEnd(parts[i - 1]!);
+      if (token.rstrip) parts[i + 1] = trimStart(parts[i + 1]!);
     }
     return parts.map((part, i) => (i % 2 ? this.#special.get(part)!.id : part)).filter((part) => part !== "");
   }
@@ -152,6 +156,18 @@ export class Tokenizer {
     const whole = this.#parsing.encode("a", { add_special_tokens: true }).ids;
     return whole.slice(0, Math.max(0, whole.indexOf(plain[0]!)));
   }
+}
+
+// White space as Unicode and Rust have it: JavaScript's `\s` takes U+FEFF for one, and not U+0085.
+const WHITE_SPACE = /\p{White_Space}/u;
+
+const trimStart = (text: string) => text.replace(/^\p{White_Space}+/u, "");
+
+/** Goes back from the end: a pattern would try every run of spaces in the text. */
+function trimEnd(text: string): string {
+  let end = text.length;
+  while (end > 0 && WHITE_SPACE.test(text[end - 1]!)) end--;
+  return text.slice(0, end);
 }
 
 /** Phi-3 does not mark its `</s>` as special, yet it ends texts: what looks like a tag is one. */

@@ -15,7 +15,9 @@ import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { type ChatMessage, ChatTemplate } from "../../src/tokenizer/chat_template.ts";
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { tinyConfig, tinyJson } from "../tokenizer/tiny_sentencepiece.ts";
-import { tokenizerStrings } from "./tokenizer_strings.ts";
+import { PHI3_SHAPES } from "../../models/phi3_shape.ts";
+import { phi3Tokenizer, phi3TokenizerConfig, phi3TokenizerJson } from "../../models/phi3_tokenizer.ts";
+import { besideAddedTokens, tokenizerStrings } from "./tokenizer_strings.ts";
 
 /** Ids of every text, control tokens as tokens and as ordinary text. */
 interface Ids {
@@ -29,11 +31,16 @@ const readJson = async (path: string) => JSON.parse(await readFile(path, "utf8")
 const tokenizerJson = await readJson(join(model, "tokenizer.json"));
 const config = await readJson(join(model, "tokenizer_config.json"));
 const tokenizer = Tokenizer.fromJson(tokenizerJson, config);
-const template = ChatTemplate.fromConfig(config, tokenizer);
 const texts = tokenizerStrings(tokenizer.specialTokens);
 /** The bundled model is of the byte-level kind; this stands for the other one. */
 const tiny = Tokenizer.fromJson(tinyJson, tinyConfig);
 const tinyTexts = tokenizerStrings(tiny.specialTokens);
+/** Phi-3 itself but for the words of its vocabulary, which are invented: 32,000 of them, and its added tokens. */
+const phi3Files = phi3Tokenizer(PHI3_SHAPES["phi-3-mini"]);
+const phi3Json = phi3TokenizerJson(phi3Files);
+const phi3Config = phi3TokenizerConfig(phi3Files, 4096) as { chat_template: string };
+const phi3 = Tokenizer.fromJson(phi3Json, phi3Config);
+const phi3Texts = [...tokenizerStrings(phi3.specialTokens), ...besideAddedTokens(phi3.specialTokens)];
 const counts = { passed: 0, failed: 0 };
 
 /** 240 conversations of one to six messages, half of them with a system message. */
@@ -114,14 +121,33 @@ async function compareIds(name: string, tokenizer: Tokenizer, texts: readonly st
 
 await compareIds("pypi", tokenizer, texts, () => pypi(tokenizerJson, tokenizer, texts));
 await compareIds("pypi SentencePiece", tiny, tinyTexts, () => pypi(tinyJson, tiny, tinyTexts));
+await compareIds("pypi Phi-3", phi3, phi3Texts, () => pypi(phi3Json, phi3, phi3Texts));
 await compareIds("llama.cpp", tokenizer, texts, llamaCpp);
-await attempt(["jinja"], async () => {
-  const conversations = conversationsOf(texts);
-  const rendered = conversations.map(({ messages, add_generation_prompt }) =>
-    template.renderText(messages, { addGenerationPrompt: add_generation_prompt })
-  );
-  compare("jinja", conversations, rendered, await python("jinja.py", config, conversations) as string[]);
-});
+/** Two checks: the text of a prompt is Jinja's, and its ids are those of that text wherever no message spells a token. */
+async function compareTemplate(name: string, config: unknown, tokenizer: Tokenizer, texts: readonly string[]) {
+  await attempt([`jinja ${name}`, `ids ${name}`], async () => {
+    const template = ChatTemplate.fromConfig(config, tokenizer);
+    const conversations = conversationsOf(texts);
+    const rendered = await python("jinja.py", config, conversations) as string[];
+    const options = conversations.map((each) => ({ addGenerationPrompt: each.add_generation_prompt }));
+    const ours = conversations.map(({ messages }, i) => template.renderText(messages, options[i]));
+    compare(`jinja ${name}`, conversations, ours, rendered);
+    const spells = (text: string) => tokenizer.specialTokens.some((token) => text.includes(token));
+    const plain = conversations.flatMap(({ messages }, i) =>
+      messages.some(({ content }) => spells(content)) ? [] : [i]
+    );
+    const ids = plain.map((i) => template.encode(conversations[i]!.messages, options[i]));
+    const { parse } = await pypi(
+      tokenizer === phi3 ? phi3Json : tokenizerJson,
+      tokenizer,
+      plain.map((i) => rendered[i]!),
+    );
+    compare(`ids ${name}`, plain.map((i) => conversations[i]), ids, parse);
+  });
+}
+
+await compareTemplate("SmolLM2", config, tokenizer, texts);
+await compareTemplate("Phi-3", phi3Config, phi3, phi3Texts);
 
 console.log(`${counts.passed} passed, ${counts.failed} failed`);
 process.exitCode = counts.failed > 0 ? 1 : 0;

@@ -129,3 +129,35 @@ export function tokenizerStrings(special: readonly string[]): string[] {
   }
   return [...texts];
 }
+
+/** Control tokens beside all that their strip rules and a prefix space could touch: spaces, bytes, scripts, each other. */
+export function besideAddedTokens(special: readonly string[]): string[] {
+  const beside = [
+    "",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    " \n\t ",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\u0085",
+    "\ufeff",
+    "\u200b",
+    "a",
+    " a",
+    "▁",
+  ];
+  const bytes = ["\0", "\x7f", "\u{1f9d1}\u{1f3ff}", "𐍈", "ᚠᛇ", "߷", "日本", "<0x0A>"];
+  return special.flatMap((token, i) => {
+    const next = special[(i + 1) % special.length]!;
+    return [
+      ...beside.flatMap((before) => beside.map((after) => `x${before}${token}${after}y`)).filter((_, at) =>
+        at % 3 === i % 3
+      ),
+      ...bytes.map((byte) => `${byte}${token} ${byte}`),
+      ...beside.map((between) => `${token}${between}${next}`),
+    ];
+  });
+}
