@@ -1,5 +1,6 @@
 import { readFile, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
 import { hashModel, sha256 } from "./model_hash.ts";
 import { type ModelConfig, parseModelConfig } from "./model_config.ts";
@@ -11,7 +12,7 @@ export interface ModelFolder {
   /** What the API calls the model: the folder's name, or `owner/name` of one from a hub. */
   id: string;
   config: ModelConfig;
-  /** Parsed `generation_config.json`; `{}` when there is none. */
+  /** Parsed `generation_config.json`, its end tokens from `genai_config.json` where it has none; `{}` without both. */
   generationConfig: Record<string, unknown>;
   /** Parsed `tokenizer.json` and `tokenizer_config.json`. */
   tokenizerJson: unknown;
@@ -71,9 +72,10 @@ const candidates = (nameOrPath: string): string[] => [
  * @throws {ModelFileError} naming the file that is missing, unreadable or wrong
  */
 export async function readModelFolder(path: string, id: string = basename(path)): Promise<ModelFolder> {
-  const [config, generationConfig, tokenizerJson, tokenizerConfig] = await Promise.all([
+  const [config, generationConfig, genaiConfig, tokenizerJson, tokenizerConfig] = await Promise.all([
     readJson(path, "config.json"),
     readJson(path, "generation_config.json", {}),
+    readJson(path, "genai_config.json", {}),
     readJson(path, "tokenizer.json"),
     readJson(path, "tokenizer_config.json"),
   ]);
@@ -81,7 +83,7 @@ export async function readModelFolder(path: string, id: string = basename(path))
     path,
     id,
     config: parseModelConfig(config.json),
-    generationConfig: generationConfig.json as Record<string, unknown>,
+    generationConfig: { ...genaiEndTokens(genaiConfig.json), ...generationConfig.json as Record<string, unknown> },
     tokenizerJson: tokenizerJson.json,
     tokenizerConfig: tokenizerConfig.json,
     hashes: {
@@ -112,6 +114,12 @@ async function readJson(
   } catch (cause) {
     throw new ModelFileError(`Cannot read ${join(folder, name)}: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** onnxruntime-genai's folders need no `generation_config.json`: their own file lists what ends an answer. */
+function genaiEndTokens(json: unknown): Record<string, unknown> {
+  const parsed = z.object({ model: z.object({ eos_token_id: z.unknown() }) }).safeParse(json);
+  return parsed.success ? parsed.data.model : {};
 }
 
 /** End tokens of `generation_config.json`, which may be one id or several. */

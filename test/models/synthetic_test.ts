@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
@@ -9,7 +9,7 @@ import { LAYOUTS, writeSyntheticGguf, writeSyntheticOnnx } from "../../models/sy
 import { createOrtWasmBackend } from "../../src/backend/ort_wasm/ort_wasm_backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import { createEngine } from "../../src/engine/create_engine.ts";
-import { readModelFolder } from "../../src/model/model_folder.ts";
+import { readModelFolder, stopTokenIds } from "../../src/model/model_folder.ts";
 import { printModuleTree } from "../../src/model/module_tree.ts";
 import { argmax } from "../../src/sampling/softmax.ts";
 import { collect } from "../fakes/fake_engine.ts";
@@ -75,6 +75,16 @@ describe("a synthetic model", () => {
     );
     const { ids } = await collect(engine.generate({ prompt: { messages }, maxTokens: 60, ignoreEos: true }));
     assert.ok(new Set(ids).size > 30, `${new Set(ids).size} different tokens of ${ids.length}`);
+  });
+
+  test("stops at the three tokens of Phi-3, without a generation_config.json too", async () => {
+    const folder = join(root, "without");
+    cpSync(folders.genai!, folder, { recursive: true });
+    rmSync(join(folder, "generation_config.json"));
+    for (const path of [folders.genai!, folder]) {
+      const base = shape.baseVocabSize;
+      assert.deepEqual([...stopTokenIds(await readModelFolder(path), undefined)], [base, base + 1, base + 7]);
+    }
   });
 
   test("shows its parts by the names of its graph", async () => {
