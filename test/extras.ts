@@ -19,7 +19,13 @@ const { values: flags } = parseArgs({ options: { only: { type: "string" } } });
 const only = flags.only?.split(",");
 
 /** Exact, so that a comparison means the same tomorrow. */
-const PYTHON_PACKAGES = ["tokenizers==0.23.3", "jinja2==3.1.6", "onnxruntime-genai==0.18.0", "numpy"];
+const PYTHON_PACKAGES = [
+  "tokenizers==0.23.3",
+  "jinja2==3.1.6",
+  "huggingface_hub==2.4.0",
+  "onnxruntime-genai==0.18.0",
+  "numpy",
+];
 
 let passed = 0;
 let failed = 0;
@@ -132,6 +138,7 @@ const STRESS = "test/stress/simd_stress.ts";
 await extra("stress on Bun", () => run(bin("bun"), [STRESS]));
 await extra("stress on Deno", () => run(bin("deno"), ["run", "-A", "--no-check", STRESS]));
 await parity("tokenizer", "tokenizer_parity.ts");
+await parity("hub cache", "hub_cache.ts");
 await parity("onnxruntime-node", "logits_native.ts");
 await parity("accuracy", "accuracy.ts");
 await parity("llama.cpp", "logits_llama_cpp.ts");
