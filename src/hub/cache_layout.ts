@@ -6,7 +6,7 @@ import { z } from "zod";
  * A model's folder in the cache that huggingface_hub shares:
  *
  *     models--owner--name/
- *       blobs/<id>                 a file's bytes, named by their hash; <id>.incomplete while they come
+ *       blobs/<id>                 a file's bytes, named by their hash; <id>.incomplete while they come, with a lock
  *       refs/main                  the commit that a branch was when it was asked for
  *       snapshots/<commit>/<path>  links to blobs: a model folder
  *       .hearth/<commit>.json      which files make the snapshot whole: huggingface_hub looks at the first three only

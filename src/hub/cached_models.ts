@@ -45,7 +45,10 @@ async function readModel(cacheDir: string, name: string): Promise<CachedModel> {
   const blobs = await namesIn(join(cache.root, "blobs"));
   const sizes = await Promise.all(blobs.map(async (id) => [id, await sizeOf(cache.blob(id)) ?? 0] as const));
   const sum = (partial: boolean) =>
-    sizes.reduce((all, [id, size]) => all + (id.endsWith(".incomplete") === partial ? size : 0), 0);
+    sizes.filter(([id]) => !id.endsWith(".lock")).reduce(
+      (all, [id, size]) => all + (id.endsWith(".incomplete") === partial ? size : 0),
+      0,
+    );
   return {
     name,
     bytes: sum(false),

@@ -3,6 +3,7 @@ import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DownloadError } from "../errors.ts";
+import { lockPartial } from "./blob_lock.ts";
 import { blobHash, hashFile } from "./blob_hash.ts";
 import { type CacheLayout, sizeOf } from "./cache_layout.ts";
 import { refused, type RemoteFile } from "./repo_files.ts";
@@ -35,6 +36,12 @@ class Interrupted extends Error {}
 export async function downloadBlob(file: RemoteFile, cache: CacheLayout, options: DownloadBlobOptions): Promise<void> {
   const partial = cache.partial(file.id);
   await mkdir(dirname(partial), { recursive: true });
+  await using _lock = await lockPartial(partial, options.signal);
+  if (await sizeOf(cache.blob(file.id)) === file.size) {
+    // Another process has fetched it meanwhile.
+    options.onBytes?.(file.size);
+    return;
+  }
   const keep = await usableBytes(partial, file.size);
   let hash = blobHash(file.id, file.size);
   await hashFile(hash, partial, keep, options.signal);

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
-import { lstat, mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, utimes, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { DownloadError } from "../../src/errors.ts";
@@ -129,6 +131,32 @@ describe("pullModel()", () => {
     await pull();
     assert.deepEqual(hub.ranges(WEIGHTS).slice(-2), ["bytes=1000-", undefined]);
     assert.deepEqual((await verifyModel(cacheDir, NAME)).bad, []);
+  });
+
+  test("two at once fetch each file once", async () => {
+    hub.faults.set(WEIGHTS, { dropAfter: 70_000, drops: 2 });
+    const [one, two] = await Promise.all([pull(), pull()]);
+    assert.equal(one.path, two.path);
+    assert.deepEqual(hub.ranges(WEIGHTS), [undefined, "bytes=70000-", "bytes=140000-"]);
+    assert.deepEqual((await verifyModel(cacheDir, NAME)).bad, []);
+    assert.deepEqual((await blobs()).filter((name) => name.includes(".")), []);
+  });
+
+  test("takes over the lock of a process that is gone", async () => {
+    const id = await weightsId();
+    await mkdir(join(cache().root, "blobs"), { recursive: true });
+    const child = spawn(process.execPath, ["--version"], { stdio: "ignore" });
+    await once(child, "close");
+    await writeFile(`${cache().partial(id)}.lock`, `${hostname()} ${child.pid} x`);
+    await pull();
+    assert.deepEqual((await blobs()).filter((name) => name.includes(".")), []);
+    // Its number is this process's now, but nobody has shown that it lives.
+    await rm(cache().blob(id));
+    const lock = `${cache().partial(id)}.lock`;
+    await writeFile(lock, `${hostname()} ${process.pid} x`);
+    await utimes(lock, 0, 0);
+    await pull();
+    assert.deepEqual((await blobs()).filter((name) => name.includes(".")), []);
   });
 
   test("gives up on a connection that brings nothing, and keeps what came", async () => {
