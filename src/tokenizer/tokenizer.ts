@@ -90,13 +90,16 @@ export class Tokenizer {
 
   /** Token ids of `text`; none for `""`, unless the model begins every text with one. */
   encode(text: string, options: EncodeOptions = {}): number[] {
-    const parts = options.specialTokens === "parse" ? this.splitSpecialTokens(text) : [text];
-    const ids = parts.flatMap((part) => typeof part === "number" ? part : this.#encodeLiteral(part));
+    const ids = options.specialTokens === "parse" ? this.#parse(text) : this.#encodeLiteral(text);
     return options.addBos ? [...this.#bosIds, ...ids] : ids;
   }
 
   #encodeLiteral(text: string): number[] {
     return text === "" ? [] : this.#literal.encode(text, { add_special_tokens: false }).ids;
+  }
+
+  #parse(text: string): number[] {
+    return this.splitSpecialTokens(text).flatMap((part) => typeof part === "number" ? part : this.#encodeLiteral(part));
   }
 
   /**
@@ -109,8 +112,8 @@ export class Tokenizer {
     // split() with a group: texts at even places, control tokens at odd ones.
     for (let i = 1; i < parts.length; i += 2) {
       const token = this.#special.get(parts[i]!)!;
-      if (token.lstrip) parts[i - 1] = trimEnd(parts[i - 1]!);
-      if (token.rstrip) parts[i + 1] = trimStart(parts[i + 1]!);
+      if (token.lstrip) parts[i - 1] = withoutSpaceAfter(parts[i - 1]!);
+      if (token.rstrip) parts[i + 1] = withoutSpaceBefore(parts[i + 1]!);
     }
     return parts.map((part, i) => (i % 2 ? this.#special.get(part)!.id : part)).filter((part) => part !== "");
   }
@@ -158,21 +161,27 @@ export class Tokenizer {
   }
 }
 
-// White space as Unicode and Rust have it: JavaScript's `\s` takes U+FEFF for one, and not U+0085.
-const WHITE_SPACE = /\p{White_Space}/u;
-
-const trimStart = (text: string) => text.replace(/^\p{White_Space}+/u, "");
-
-/** Goes back from the end: a pattern would try every run of spaces in the text. */
-function trimEnd(text: string): string {
-  let end = text.length;
-  while (end > 0 && WHITE_SPACE.test(text[end - 1]!)) end--;
-  return text.slice(0, end);
-}
-
 /** Phi-3 does not mark its `</s>` as special, yet it ends texts: what looks like a tag is one. */
 function isControl({ special, content }: AddedToken): boolean {
   return special || /^<[^<>\s]+>$/.test(content);
+}
+
+/**
+ * White space as Unicode and the Rust library have it. JavaScript's `trim` takes U+FEFF for space, and U+0085 for none;
+ * so does `@huggingface/tokenizers` 0.2.0 beside control tokens, which is why they are cut out before it sees a text.
+ */
+const isSpace = (char: string | undefined) => char !== undefined && /\p{White_Space}/u.test(char);
+
+function withoutSpaceBefore(text: string): string {
+  let start = 0;
+  while (isSpace(text[start])) start++;
+  return text.slice(start);
+}
+
+function withoutSpaceAfter(text: string): string {
+  let end = text.length;
+  while (isSpace(text[end - 1])) end--;
+  return text.slice(0, end);
 }
 
 function vocabularyEnd(tokenizer: HfTokenizer): number {

@@ -15,9 +15,8 @@ import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { type ChatMessage, ChatTemplate } from "../../src/tokenizer/chat_template.ts";
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { tinyConfig, tinyJson } from "../tokenizer/tiny_sentencepiece.ts";
-import { PHI3_SHAPES } from "../../models/phi3_shape.ts";
-import { phi3Tokenizer, phi3TokenizerConfig, phi3TokenizerJson } from "../../models/phi3_tokenizer.ts";
-import { besideAddedTokens, tokenizerStrings } from "./tokenizer_strings.ts";
+import { phi3Config, phi3Content, phi3Json, phi3Prompt } from "./phi3_prompts.ts";
+import { tokenizerStrings } from "./tokenizer_strings.ts";
 
 /** Ids of every text, control tokens as tokens and as ordinary text. */
 interface Ids {
@@ -31,16 +30,14 @@ const readJson = async (path: string) => JSON.parse(await readFile(path, "utf8")
 const tokenizerJson = await readJson(join(model, "tokenizer.json"));
 const config = await readJson(join(model, "tokenizer_config.json"));
 const tokenizer = Tokenizer.fromJson(tokenizerJson, config);
+const template = ChatTemplate.fromConfig(config, tokenizer);
 const texts = tokenizerStrings(tokenizer.specialTokens);
-/** The bundled model is of the byte-level kind; this stands for the other one. */
+/** The bundled model is of the byte-level kind; these are of the other one. */
+const phi3 = Tokenizer.fromJson(phi3Json, phi3Config);
+const phi3Template = ChatTemplate.fromConfig(phi3Config, phi3);
+const phi3Texts = tokenizerStrings(phi3.specialTokens);
 const tiny = Tokenizer.fromJson(tinyJson, tinyConfig);
 const tinyTexts = tokenizerStrings(tiny.specialTokens);
-/** Phi-3 itself but for the words of its vocabulary, which are invented: 32,000 of them, and its added tokens. */
-const phi3Files = phi3Tokenizer(PHI3_SHAPES["phi-3-mini"]);
-const phi3Json = phi3TokenizerJson(phi3Files);
-const phi3Config = phi3TokenizerConfig(phi3Files, 4096) as { chat_template: string };
-const phi3 = Tokenizer.fromJson(phi3Json, phi3Config);
-const phi3Texts = [...tokenizerStrings(phi3.specialTokens), ...besideAddedTokens(phi3.specialTokens)];
 const counts = { passed: 0, failed: 0 };
 
 /** 240 conversations of one to six messages, half of them with a system message. */
@@ -123,31 +120,32 @@ await compareIds("pypi", tokenizer, texts, () => pypi(tokenizerJson, tokenizer, 
 await compareIds("pypi SentencePiece", tiny, tinyTexts, () => pypi(tinyJson, tiny, tinyTexts));
 await compareIds("pypi Phi-3", phi3, phi3Texts, () => pypi(phi3Json, phi3, phi3Texts));
 await compareIds("llama.cpp", tokenizer, texts, llamaCpp);
-/** Two checks: the text of a prompt is Jinja's, and its ids are those of that text wherever no message spells a token. */
-async function compareTemplate(name: string, config: unknown, tokenizer: Tokenizer, texts: readonly string[]) {
-  await attempt([`jinja ${name}`, `ids ${name}`], async () => {
-    const template = ChatTemplate.fromConfig(config, tokenizer);
+
+/** One check: prompts as text against Jinja's. */
+async function compareRendered(name: string, template: ChatTemplate, config: unknown, texts: readonly string[]) {
+  await attempt([name], async () => {
     const conversations = conversationsOf(texts);
-    const rendered = await python("jinja.py", config, conversations) as string[];
-    const options = conversations.map((each) => ({ addGenerationPrompt: each.add_generation_prompt }));
-    const ours = conversations.map(({ messages }, i) => template.renderText(messages, options[i]));
-    compare(`jinja ${name}`, conversations, ours, rendered);
-    const spells = (text: string) => tokenizer.specialTokens.some((token) => text.includes(token));
-    const plain = conversations.flatMap(({ messages }, i) =>
-      messages.some(({ content }) => spells(content)) ? [] : [i]
+    const rendered = conversations.map(({ messages, add_generation_prompt }) =>
+      template.renderText(messages, { addGenerationPrompt: add_generation_prompt })
     );
-    const ids = plain.map((i) => template.encode(conversations[i]!.messages, options[i]));
-    const { parse } = await pypi(
-      tokenizer === phi3 ? phi3Json : tokenizerJson,
-      tokenizer,
-      plain.map((i) => rendered[i]!),
-    );
-    compare(`ids ${name}`, plain.map((i) => conversations[i]), ids, parse);
+    compare(name, conversations, rendered, await python("jinja.py", config, conversations) as string[]);
   });
 }
 
-await compareTemplate("SmolLM2", config, tokenizer, texts);
-await compareTemplate("Phi-3", phi3Config, phi3, phi3Texts);
+await compareRendered("jinja", template, config, texts);
+await compareRendered("jinja Phi-3", phi3Template, phi3Config, phi3Texts);
+await attempt(["prompts Phi-3"], async () => {
+  const conversations = conversationsOf(phi3Texts);
+  const { text } = await pypi(phi3Json, phi3, conversations.flatMap(({ messages }) => messages.map(phi3Content)));
+  let at = 0;
+  const wanted = conversations.map(({ messages, add_generation_prompt }) =>
+    phi3Prompt(messages, text.slice(at, at += messages.length), add_generation_prompt)
+  );
+  const ours = conversations.map(({ messages, add_generation_prompt }) =>
+    phi3Template.encode(messages, { addGenerationPrompt: add_generation_prompt })
+  );
+  compare("prompts Phi-3", conversations, ours, wanted);
+});
 
 console.log(`${counts.passed} passed, ${counts.failed} failed`);
 process.exitCode = counts.failed > 0 ? 1 : 0;

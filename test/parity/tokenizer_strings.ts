@@ -121,6 +121,8 @@ export function tokenizerStrings(special: readonly string[]): string[] {
     punctuation: () => join(int(1, 15), () => pick([pick(PUNCTUATION), pick(PUNCTUATION), " ", pick(WORDS)])),
     apostrophes: () => join(int(1, 6), () => pick(WORDS) + pick(ODD_WORDS) + pick(["", " "])),
     mixed: () => join(int(2, 12), () => pick(Object.values(kinds).slice(0, 13))()).slice(0, 300).toWellFormed(),
+    besideSpecial: () =>
+      join(int(1, 5), () => pick(SPACES) + pick(["", pick(SPACES)]) + pick(["", "a", pick(special)])),
   };
   const texts = new Set(["", " ", "\n", "a", " a", "a ", "\0", ...special, ...controls, ...NUMBERS, ...SPACES]);
   for (const make of Object.values(kinds)) {
