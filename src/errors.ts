@@ -172,6 +172,15 @@ export class BackendUnavailableError extends Error {
   override name = "BackendUnavailableError";
 }
 
+/** The model's chat template can't be parsed, does not come to an end, or makes more of messages than can be meant. */
+export class ChatTemplateError extends Error {
+  override name = "ChatTemplateError";
+  /** @param what it did */
+  constructor(what: string) {
+    super(`Cannot format messages: the model's chat template is at fault, ${what}; send a prompt instead`);
+  }
+}
+
 /** A model folder or a file in it is missing, damaged, or not of a kind that Hearth runs. */
 export class ModelFileError extends Error {
   override name = "ModelFileError";

@@ -117,7 +117,7 @@ async function measure(
     const park = await milliseconds(() => sessions.park(session.id));
     const parked = sessions.describe(session.id);
     if (parked.cachedTokens < tokens) throw new Error(`Cannot time parking: ${parked.cachedTokens} tokens are parked`);
-    const plan = sessions.plan({ prompt: { ids: [...ids, ids[0]!] }, session, maxTokens: 1 });
+    const plan = await sessions.plan({ prompt: { ids: [...ids, ids[0]!] }, session, maxTokens: 1 });
     const restored = await say();
     requireSameTokens("a restore", restored.ids, evaluated.ids);
     if (restored.usage.cachedTokens < tokens) {
@@ -134,7 +134,7 @@ async function measure(
   await sessions.park(session.id);
   // The first prefix that plan would rather restore than evaluate, and each longer one.
   let breakEven = 1;
-  while (breakEven < tokens && takes(engine, session, ids.slice(0, breakEven)) < breakEven) breakEven++;
+  while (breakEven < tokens && await takes(engine, session, ids.slice(0, breakEven)) < breakEven) breakEven++;
   await sessions.delete(session.id);
   const median = (values: readonly number[]) => percentile(values, 50);
   return {
@@ -148,6 +148,6 @@ async function measure(
 }
 
 /** Tokens of a shared prefix that a turn would take from what is parked. */
-function takes({ sessions }: Engine, session: { id: string }, prefix: readonly number[]): number {
-  return sessions.plan({ prompt: { ids: [...prefix, 1] }, session, maxTokens: 1 }).reusedTokens;
+async function takes({ sessions }: Engine, session: { id: string }, prefix: readonly number[]): Promise<number> {
+  return (await sessions.plan({ prompt: { ids: [...prefix, 1] }, session, maxTokens: 1 })).reusedTokens;
 }

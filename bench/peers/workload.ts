@@ -27,7 +27,7 @@ export async function bundledWorkload(): Promise<Workload> {
   const model = await readModelFolder(await resolveModelPath());
   const tokenizer = Tokenizer.fromJson(model.tokenizerJson, model.tokenizerConfig);
   const messages = [{ role: "user", content: "Tell me three facts about the sea." }];
-  const text = ChatTemplate.fromConfig(model.tokenizerConfig, tokenizer).renderText(messages);
+  const text = await ChatTemplate.fromConfig(model.tokenizerConfig, tokenizer).renderText(messages);
   const prompt = { text, ids: tokenizer.encode(text, { specialTokens: "parse" }) };
   return { model, tokenizer, gguf: findSource(), prompt, longPrompt: licensePrompt(tokenizer, PREFILL_TOKENS) };
 }

@@ -5,6 +5,7 @@ import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import { modelIdentity } from "../model/model_folder.ts";
 import { FolderLock } from "../session/folder_lock.ts";
 import { type RecoveredSessions, SessionFiles } from "../session/session_files.ts";
+import { warmTemplateThread } from "../tokenizer/chat_template.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 import { openModel } from "./open_model.ts";
 
@@ -73,6 +74,7 @@ async function load(
     onCrash: options.onCrash,
   });
   try {
+    await warmTemplateThread();
     const storage = folder
       ? await SessionFiles.open(folder.dataDir, modelIdentity(model), backend.info.variant, folder.lock)
       : options.storage;

@@ -41,6 +41,8 @@ export interface EngineOptions {
   sessionTtlMs?: number;
   /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default 128 */
   prefillChunk?: number;
+  /** Longest that the model's chat template may run for one prompt, in milliseconds. @default 2000 */
+  templateLimitMs?: number;
   /**
    * Prompt lookup: drafts of the answer that are taken from the text before it and checked several a pass. Changes no
    * token. `"auto"` drafts where that is measured to pay, `"always"` wherever there is something to draft; neither
@@ -66,6 +68,7 @@ export class Engine implements AsyncDisposable {
   readonly #passes: PassScheduler;
   readonly #stopIds: ReadonlySet<number>;
   readonly #running = new Set<Generation>();
+  readonly #templateLimitMs: number | undefined;
   #chatTemplate: ChatTemplate | undefined;
   #draining = false;
 
@@ -101,6 +104,7 @@ export class Engine implements AsyncDisposable {
       key: options.sessionKey === undefined ? undefined : new CapsuleKey(options.sessionKey),
       maxBytes: options.maxCapsuleBytes ?? 256 * 2 ** 20,
     });
+    this.#templateLimitMs = options.templateLimitMs;
     this.#prefillChunk = options.prefillChunk ?? 128;
     this.#passes = new PassScheduler(backend, { onDecodePass: (tokens, ms) => this.#rowCost.record(tokens, ms) });
     this.#promptLookup = backend.info.rowInvariant ? options.promptLookup ?? "auto" : "off";
@@ -112,7 +116,9 @@ export class Engine implements AsyncDisposable {
    * @throws {ModelFileError} when the model has none
    */
   get chatTemplate(): ChatTemplate {
-    return this.#chatTemplate ??= ChatTemplate.fromConfig(this.model.tokenizerConfig, this.tokenizer);
+    return this.#chatTemplate ??= ChatTemplate.fromConfig(this.model.tokenizerConfig, this.tokenizer, {
+      limitMs: this.#templateLimitMs,
+    });
   }
 
   /**

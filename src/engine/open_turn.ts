@@ -39,6 +39,7 @@ export function turnSession({ session, useCache = true, cache = "on" }: Generate
  * @throws {TurnMismatchError} when the session is not at `ifTurn`
  * @throws {SessionNotFoundError} | {SessionGoneError} when there is nothing to append to
  * @throws {InvalidRequestError} | {ContextOverflowError} as `preparePrompt`
+ * @throws {ChatTemplateError} when the model's template fails
  * @throws {OutOfMemoryError} when the KV budget is held by running turns
  */
 export async function openTurn(host: TurnHost, request: GenerateRequest, options: TurnOptions): Promise<Turn> {
@@ -83,7 +84,8 @@ async function open(
   };
   throwIfAborted();
   checkTurn(session, ref);
-  const prompt = preparePrompt(request, session.transcript, encoder);
+  const prompt = await preparePrompt(request, session.transcript, encoder);
+  throwIfAborted();
   const { kv } = session;
   const stateBefore = kv.state;
   const shared = reusable(kv, prompt.ids);

@@ -106,7 +106,7 @@ async function answer(engine: Engine, input: Input, options: TextGenerationOptio
   const isText = typeof input === "string";
   const ids = isText
     ? engine.tokenizer.encode(input, { specialTokens: "parse", addBos: true })
-    : engine.chatTemplate.encode(input);
+    : await engine.chatTemplate.encode(input);
   streamer?.put([ids.map(BigInt)]);
   let text = "";
   for await (const event of engine.generate(toRequest(ids, options), { signal: options.signal })) {

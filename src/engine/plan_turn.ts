@@ -35,7 +35,7 @@ export interface TurnPlan {
  * What a request would reuse and cost.
  * @throws what `openTurn` throws before it reserves
  */
-export function planTurn(host: TurnHost, request: GenerateRequest): TurnPlan {
+export async function planTurn(host: TurnHost, request: GenerateRequest): Promise<TurnPlan> {
   checkRequest(request);
   const { store, tiers, backend, encoder } = host;
   const ref = turnSession(request);
@@ -47,7 +47,7 @@ export function planTurn(host: TurnHost, request: GenerateRequest): TurnPlan {
     throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
   }
 
-  const prompt = preparePrompt(request, session.transcript, encoder);
+  const prompt = await preparePrompt(request, session.transcript, encoder);
   const { kv } = session;
   const stateBefore = kv.state;
   const shared = stateBefore === "cold" ? 0 : reusable(kv, prompt.ids);

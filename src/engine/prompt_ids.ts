@@ -34,13 +34,14 @@ export interface PreparedPrompt {
  * was sampled with, which are not always those its text would be cut into.
  * @throws {InvalidRequestError} when the prompt is empty, of the wrong kind for the session, or has foreign ids
  * @throws {ContextOverflowError} when prompt and `maxTokens` do not fit the context, truncated or not
+ * @throws what {@linkcode ChatTemplate.encode} throws
  */
-export function preparePrompt(
+export async function preparePrompt(
   request: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
-): PreparedPrompt {
-  const { ids, messages, truncated } = encodeToFit(request, transcript, encoder);
+): Promise<PreparedPrompt> {
+  const { ids, messages, truncated } = await encodeToFit(request, transcript, encoder);
   if (ids.length === 0) throw new InvalidRequestError("Cannot continue an empty prompt: send some text", "prompt");
   const { vocabSize, contextLength } = encoder;
   const foreign = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
@@ -67,50 +68,54 @@ type Encoded = Pick<PreparedPrompt, "ids" | "messages">;
 const fits = (ids: readonly number[], { maxTokens }: GenerateRequest, { contextLength }: PromptEncoder) =>
   ids.length + Math.max(maxTokens ?? 1, 0) <= contextLength;
 
-function encodeToFit(
+async function encodeToFit(
   request: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
-): Encoded & Pick<PreparedPrompt, "truncated"> {
-  const whole = encode(request, transcript, encoder);
+): Promise<Encoded & Pick<PreparedPrompt, "truncated">> {
+  const whole = await encode(request, transcript, encoder);
   const { prompt, truncation } = request;
   if (truncation !== "auto" || !("messages" in prompt) || fits(whole.ids, request, encoder)) return whole;
   // An answer that has a token of room says nothing.
   const maxTokens = request.maxTokens ?? Math.min(DEFAULT_MAX_TOKENS, encoder.contextLength >> 2);
   const shorter = (messages: readonly ChatMessage[]) => ({ ...request, maxTokens, prompt: { messages } });
-  const { messages, turns } = withoutOldestTurns(
+  const { messages, turns } = await withoutOldestTurns(
     prompt.messages,
-    (messages) => fits(encode(shorter(messages), transcript, encoder).ids, shorter(messages), encoder),
+    async (messages) => fits((await encode(shorter(messages), transcript, encoder)).ids, shorter(messages), encoder),
   );
   if (turns === 0) return whole;
-  const kept = encode(shorter(messages), transcript, encoder);
+  const kept = await encode(shorter(messages), transcript, encoder);
   const tokens = whole.ids.length - kept.ids.length;
   return { ...kept, truncated: { turns, messages: prompt.messages.length - messages.length, tokens } };
 }
 
-function encode({ prompt, session }: GenerateRequest, transcript: Transcript, encoder: PromptEncoder): Encoded {
+async function encode(
+  { prompt, session }: GenerateRequest,
+  transcript: Transcript,
+  encoder: PromptEncoder,
+): Promise<Encoded> {
   const mode = session?.mode ?? "replay";
   if (mode === "regenerate") return withoutLastAnswer(prompt, transcript);
   if (mode === "append") requireSameKind(prompt, transcript);
   if ("messages" in prompt) {
     const before = mode === "append" ? transcript.messages : [];
     const owner = session && (session.tenant ?? DEFAULT_TENANT);
-    return encodeMessages([...before, ...prompt.messages], transcript, encoder, owner);
+    return await encodeMessages([...before, ...prompt.messages], transcript, encoder, owner);
   }
   const before = mode === "append" ? transcript.ids : [];
   const ids = "ids" in prompt ? prompt.ids : encoder.tokenizer.encode(prompt.text, { addBos: before.length === 0 });
   return { ids: [...before, ...ids], messages: [] };
 }
 
-function encodeMessages(
+async function encodeMessages(
   messages: readonly ChatMessage[],
   transcript: Transcript,
   { tokenizer, chatTemplate, encodedTexts }: PromptEncoder,
   owner: string | undefined,
-): Encoded {
+): Promise<Encoded> {
   const stored: StoredMessage[] = messages.map(({ role, content }) => ({ role, content }));
   const encode = (text: string) => tokenizer.encode(text);
-  const ids = chatTemplate().encode(messages, {
+  const ids = await chatTemplate().encode(messages, {
     encodeText: owner === undefined ? encode : (text) => encodedTexts.ids(owner, text, encode),
     replyIds: sampledIds(messages, transcript),
     onReply: (index, from, to) => stored[index]!.span = [from, to],

@@ -197,8 +197,8 @@ export class Sessions {
    * What a request would reuse and cost, and whether it fits. Runs and changes nothing.
    * @throws what {@linkcode Engine.start} throws for the request's prompt and session
    */
-  plan(request: GenerateRequest): TurnPlan {
-    return planTurn(this.#host, request);
+  async plan(request: GenerateRequest): Promise<TurnPlan> {
+    return await planTurn(this.#host, request);
   }
 
   /** Counts over the sessions of all tenants. */

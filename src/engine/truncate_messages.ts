@@ -21,10 +21,10 @@ export interface Shortened {
  * are, and so does the last turn: what is left may not fit either.
  * @param fits true for what is shorter than anything that fits
  */
-export function withoutOldestTurns(
+export async function withoutOldestTurns(
   messages: readonly ChatMessage[],
-  fits: (shorter: readonly ChatMessage[]) => boolean,
-): Shortened {
+  fits: (shorter: readonly ChatMessage[]) => boolean | Promise<boolean>,
+): Promise<Shortened> {
   const said = messages.findIndex(({ role }) => role !== "system");
   // What the assistant says before anybody asked belongs to the first turn.
   const starts = [said, ...messages.flatMap(({ role }, i) => role === "user" && i > said ? [i] : [])];
@@ -33,7 +33,7 @@ export function withoutOldestTurns(
   let [least, most] = [Math.min(1, starts.length - 1), starts.length - 1];
   while (least < most) {
     const middle = (least + most) >> 1;
-    if (fits(without(middle))) most = middle;
+    if (await fits(without(middle))) most = middle;
     else least = middle + 1;
   }
   return { messages: without(least), turns: least };

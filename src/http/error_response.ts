@@ -3,6 +3,7 @@ import {
   BackendUnavailableError,
   CapsuleError,
   type CapsuleErrorCode,
+  ChatTemplateError,
   ContextOverflowError,
   IdempotencyMismatchError,
   InvalidRequestError,
@@ -130,6 +131,9 @@ export function describeError(error: unknown): Described {
   }
   if (error instanceof BackendUnavailableError) {
     return { status: 503, body: body("server_error", "unavailable"), headers: retry };
+  }
+  if (error instanceof ChatTemplateError) {
+    return { status: 500, body: body("server_error", "chat_template_failed", "messages"), headers: final };
   }
   if (error instanceof HTTPException) {
     const type = error.status < 500 ? "invalid_request_error" : "server_error";

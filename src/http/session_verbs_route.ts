@@ -50,6 +50,6 @@ export function sessionVerbsRoute(service: Service): Hono<AppEnv> {
           "session.id",
         );
       }
-      return c.json(planView(id, sessions.plan(request)));
+      return c.json(planView(id, await sessions.plan(request)));
     });
 }

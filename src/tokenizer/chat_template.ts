@@ -1,6 +1,6 @@
-import { Template } from "@huggingface/jinja";
 import { z } from "zod";
-import { InvalidRequestError, ModelFileError } from "../errors.ts";
+import { ModelFileError } from "../errors.ts";
+import { TemplateThread } from "./template_thread.ts";
 import { escapeRegExp, type Tokenizer } from "./tokenizer.ts";
 
 /** One message of a conversation. */
@@ -8,6 +8,14 @@ export interface ChatMessage {
   /** Usually `system`, `user` or `assistant`; the template decides. */
   role: string;
   content: string;
+}
+
+/** Options of {@linkcode ChatTemplate.fromConfig}. */
+export interface ChatTemplateLimits {
+  /** Where it runs. @default one thread for all of the process */
+  thread?: TemplateThread;
+  /** Longest that it may run for one prompt, in milliseconds. @default 2000 */
+  limitMs?: number;
 }
 
 /** Options of {@linkcode ChatTemplate.encode}. */
@@ -26,6 +34,18 @@ export interface ChatTemplateOptions {
 }
 
 const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
+/** A prompt may have so many characters beside four times those of its messages: tool lists, dates, instructions. */
+const SPARE_LENGTH = 2 ** 20;
+
+/** Not started before it is asked. */
+const sharedThread = new TemplateThread();
+
+/**
+ * Starts the thread that templates run in, so that the first prompt need not wait for it.
+ * @throws {BackendUnavailableError} when it cannot start
+ */
+export const warmTemplateThread = (): Promise<void> => sharedThread.warm();
+
 const schema = z.looseObject({ chat_template: z.string(), bos_token: named, eos_token: named });
 
 // What must pass through a template unseen travels as OPEN + name + CLOSE. U+FDD0 and U+FDD1 are Unicode
@@ -36,10 +56,12 @@ const ESCAPED = new RegExp(`${OPEN}([a-z]\\d*)${CLOSE}`);
 
 /**
  * The model's own Jinja template: messages to the token ids of a prompt. Control tokens that the template writes
- * are tokens; the same words in a message stay text.
+ * are tokens; the same words in a message stay text. The template runs in a thread of its own and for a limited time.
  */
 export class ChatTemplate {
-  readonly #template: Template;
+  readonly #template: string;
+  readonly #thread: TemplateThread;
+  readonly #limitMs: number;
   readonly #variables: Record<string, string>;
   readonly #tokenizer: Tokenizer;
   /** What may not stand in a message as it is. */
@@ -47,13 +69,13 @@ export class ChatTemplate {
 
   /**
    * @param tokenizerConfig parsed `tokenizer_config.json`
-   * @throws {ModelFileError} when it has no template, or one that can't be parsed
+   * @throws {ModelFileError} when it has no template
    */
-  static fromConfig(tokenizerConfig: unknown, tokenizer: Tokenizer): ChatTemplate {
-    return new ChatTemplate(tokenizerConfig, tokenizer);
+  static fromConfig(tokenizerConfig: unknown, tokenizer: Tokenizer, limits: ChatTemplateLimits = {}): ChatTemplate {
+    return new ChatTemplate(tokenizerConfig, tokenizer, limits);
   }
 
-  private constructor(tokenizerConfig: unknown, tokenizer: Tokenizer) {
+  private constructor(tokenizerConfig: unknown, tokenizer: Tokenizer, limits: ChatTemplateLimits) {
     const parsed = schema.safeParse(tokenizerConfig);
     if (!parsed.success) {
       throw new ModelFileError(
@@ -61,11 +83,9 @@ export class ChatTemplate {
         { cause: parsed.error },
       );
     }
-    try {
-      this.#template = new Template(parsed.data.chat_template);
-    } catch (cause) {
-      throw new ModelFileError(`Cannot use chat_template: ${(cause as Error).message}`, { cause });
-    }
+    this.#template = parsed.data.chat_template;
+    this.#thread = limits.thread ?? sharedThread;
+    this.#limitMs = limits.limitMs ?? 2000;
     this.#variables = { bos_token: parsed.data.bos_token ?? "", eos_token: parsed.data.eos_token ?? "" };
     this.#tokenizer = tokenizer;
     this.#unsafe = new RegExp([OPEN, ...tokenizer.specialTokens.map(escapeRegExp)].join("|"), "g");
@@ -74,29 +94,34 @@ export class ChatTemplate {
   /**
    * The prompt as text, to look at: control tokens in a message can't be told from the template's here.
    * @throws {InvalidRequestError} when the template refuses the messages
+   * @throws {ChatTemplateError} when it can't be parsed, takes too long, or makes too much of them
    */
-  renderText(messages: readonly ChatMessage[], options: Pick<ChatTemplateOptions, "addGenerationPrompt"> = {}): string {
-    try {
-      return this.#template.render({
+  async renderText(
+    messages: readonly ChatMessage[],
+    options: Pick<ChatTemplateOptions, "addGenerationPrompt"> = {},
+  ): Promise<string> {
+    const length = messages.reduce((total, { role, content }) => total + role.length + content.length, 0);
+    return await this.#thread.render({
+      template: this.#template,
+      variables: {
         ...this.#variables,
         messages: messages.map(({ role, content }) => ({ role, content })),
         add_generation_prompt: options.addGenerationPrompt ?? true,
-      });
-    } catch (cause) {
-      throw new InvalidRequestError(`Cannot format messages: ${(cause as Error).message}`, "messages", null, { cause });
-    }
+      },
+      maxLength: 4 * length + SPARE_LENGTH,
+    }, this.#limitMs);
   }
 
   /**
    * Token ids of the prompt.
-   * @throws {InvalidRequestError} when the template refuses the messages
+   * @throws what `renderText` throws
    */
-  encode(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): number[] {
+  async encode(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<number[]> {
     const escaped = messages.map(({ role, content }, index) => ({
       role: this.#escape(role),
       content: options.replyIds?.has(index) ? `${OPEN}r${index}${CLOSE}` : this.#escape(content),
     }));
-    const rendered = this.renderText(escaped, options);
+    const rendered = await this.renderText(escaped, options);
     const ids: number[] = [];
     for (const part of this.#tokenizer.splitSpecialTokens(rendered)) {
       if (typeof part === "number") ids.push(part);

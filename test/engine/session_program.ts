@@ -205,7 +205,7 @@ export class ProgramRun {
     let complete = false;
     try {
       const request = { prompt: { ids }, maxTokens, ignoreEos: true, session: { id, onAbort, ...ref } };
-      const plan = this.engine.sessions.plan(request);
+      const plan = await this.engine.sessions.plan(request);
       assert.equal(plan.promptTokens, prompt.length);
       const generation = await this.engine.start(request);
       this.turns++;

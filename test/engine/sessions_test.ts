@@ -189,7 +189,7 @@ describe("Sessions.plan()", () => {
       ignoreEos: true,
       session: { id: "s", mode: "append" as const },
     };
-    const plan = engine.sessions.plan(request);
+    const plan = await engine.sessions.plan(request);
     assert.equal(backend.passes.length, passes);
     const { end } = await collect(engine.generate(request));
     assert.equal(plan.promptTokens, end.usage.promptTokens);
@@ -199,13 +199,13 @@ describe("Sessions.plan()", () => {
     assert.deepEqual([plan.turn, plan.maxTokens, plan.fits], [3, 2, true]);
     assert.equal(plan.bytes, 19 * FAKE_BYTES_PER_TOKEN);
     assert.ok(plan.predictedTtftMs! > 0);
-    assert.equal(engine.sessions.plan({ ...request, maxTokens: 40 }).fits, false);
-    assert.throws(
-      () => engine.sessions.plan({ ...request, session: { ...request.session, ifTurn: 1 } }),
+    assert.equal((await engine.sessions.plan({ ...request, maxTokens: 40 })).fits, false);
+    await assert.rejects(
+      engine.sessions.plan({ ...request, session: { ...request.session, ifTurn: 1 } }),
       TurnMismatchError,
     );
-    assert.throws(() => engine.sessions.plan({ ...request, maxTokens: -1 }), InvalidRequestError);
-    const fresh = fakeEngine().engine.sessions.plan({ prompt: { ids: [1, 2] } });
+    await assert.rejects(engine.sessions.plan({ ...request, maxTokens: -1 }), InvalidRequestError);
+    const fresh = await fakeEngine().engine.sessions.plan({ prompt: { ids: [1, 2] } });
     assert.deepEqual([fresh.reusedTokens, fresh.predictedTtftMs], [0, undefined]);
   });
 });

@@ -11,36 +11,36 @@ const spell = (letters: string): ChatMessage[] =>
     role: { s: "system", u: "user", a: "assistant" }[letter]!,
     content: letter,
   }));
-const shorten = (letters: string, most: number) => {
-  const { messages, turns } = withoutOldestTurns(spell(letters), (shorter) => shorter.length <= most);
+const shorten = async (letters: string, most: number) => {
+  const { messages, turns } = await withoutOldestTurns(spell(letters), (shorter) => shorter.length <= most);
   return [messages.map(({ content }) => content).join(""), turns];
 };
 
 describe("withoutOldestTurns()", () => {
-  test("leaves out whole turns, oldest first, as few as it can", () => {
-    assert.deepEqual(shorten("suauau", 4), ["suau", 1]);
-    assert.deepEqual(shorten("suauau", 3), ["su", 2]);
-    assert.deepEqual(shorten("uauau", 2), ["u", 2]);
-    assert.deepEqual(shorten("suuaau", 2), ["su", 2], "what follows a user's message goes with it");
+  test("leaves out whole turns, oldest first, as few as it can", async () => {
+    assert.deepEqual(await shorten("suauau", 4), ["suau", 1]);
+    assert.deepEqual(await shorten("suauau", 3), ["su", 2]);
+    assert.deepEqual(await shorten("uauau", 2), ["u", 2]);
+    assert.deepEqual(await shorten("suuaau", 2), ["su", 2], "what follows a user's message goes with it");
   });
 
-  test("system messages stay, wherever they are, and so does the last turn", () => {
-    assert.deepEqual(shorten("suasuau", 1), ["ssu", 2]);
-    assert.deepEqual(shorten("su", 1), ["su", 0]);
-    assert.deepEqual(shorten("ss", 1), ["ss", 0]);
+  test("system messages stay, wherever they are, and so does the last turn", async () => {
+    assert.deepEqual(await shorten("suasuau", 1), ["ssu", 2]);
+    assert.deepEqual(await shorten("su", 1), ["su", 0]);
+    assert.deepEqual(await shorten("ss", 1), ["ss", 0]);
   });
 
-  test("what the assistant said first goes with the first turn", () => {
-    assert.deepEqual(shorten("auau", 3), ["u", 1]);
+  test("what the assistant said first goes with the first turn", async () => {
+    assert.deepEqual(await shorten("auau", 3), ["u", 1]);
   });
 
-  test("does the same as trying one after the other", () => {
+  test("does the same as trying one after the other", async () => {
     const letters = fc.array(fc.constantFrom("s", "u", "a"), { minLength: 1, maxLength: 12 }).map((all) =>
       all.join("")
     );
-    fc.assert(fc.property(letters, fc.nat(12), (letters, most) => {
-      const [kept, turns] = shorten(letters, most);
-      const every = Array.from({ length: 13 }, (_, i) => shorten(letters, i)).filter(([, other]) =>
+    await fc.assert(fc.asyncProperty(letters, fc.nat(12), async (letters, most) => {
+      const [kept, turns] = await shorten(letters, most);
+      const every = (await Promise.all(Array.from({ length: 13 }, (_, i) => shorten(letters, i)))).filter(([, other]) =>
         other as number > 0
       );
       // As few as fit; where none fits, the shortest.
@@ -98,7 +98,7 @@ describe("truncation", () => {
     const cut = await ask(long);
     assert.deepEqual([cut.cache.reason, cut.truncated!.turns > 0], ["truncated", true]);
     assert.equal(cut.cache.firstDifference!.message, undefined);
-    const plan = engine.sessions.plan({ ...request, session: { id: "s" }, truncation: "auto" });
+    const plan = await engine.sessions.plan({ ...request, session: { id: "s" }, truncation: "auto" });
     assert.deepEqual(plan.truncated, cut.truncated);
     const again = await ask(long);
     assert.equal(again.cache.reused, again.promptTokens - 1, "the same again is all there");

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   CapsuleError,
+  ChatTemplateError,
   SessionBusyError,
   SessionExistsError,
   SessionGoneError,
@@ -11,6 +12,14 @@ import {
   TurnSupersededError,
 } from "../../src/errors.ts";
 import { describeError } from "../../src/http/error_response.ts";
+
+test("a chat template that fails says so, and is not asked again", () => {
+  const error = new ChatTemplateError("it took longer than 2000 ms");
+  const { status, body, headers } = describeError(error);
+  assert.deepEqual([status, body.error.code], [500, "chat_template_failed"]);
+  assert.match(body.error.message, /took longer than 2000 ms; send a prompt instead/);
+  assert.equal(headers["x-should-retry"], "false");
+});
 
 test("what goes wrong with sessions has a status and a code, and is not retried by itself", () => {
   const expected: [Error, number, string][] = [

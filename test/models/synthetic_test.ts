@@ -68,7 +68,7 @@ describe("a synthetic model", () => {
   test("answers in varied tokens, with the tokenizer and template of Phi-3", async () => {
     await using engine = await createEngine({ model: folders.genai, backend: "simd" });
     const messages = [{ role: "user", content: "What is the capital of this country?" }];
-    const prompt = engine.chatTemplate.encode(messages);
+    const prompt = await engine.chatTemplate.encode(messages);
     assert.match(
       engine.tokenizer.decode(prompt, { skipSpecialTokens: false }),
       /<\|user\|>[^]*country[^]*<\|assistant\|>/,

@@ -54,11 +54,11 @@ class Distance {
 }
 
 /** Sequences of token ids, none longer than `LENGTH`. */
-function sequences(model: OurModel): number[][] {
+async function sequences(model: OurModel): Promise<number[][]> {
   const root = new URL("../../", import.meta.url);
   const files = FILES.map((name): Passage => ({ name, text: readFileSync(new URL(name, root), "utf8") }));
-  return [...passages, ...files].flatMap((passage) => {
-    const ids = model.encode(passage);
+  const texts = await Promise.all([...passages, ...files].map((passage) => model.encode(passage)));
+  return texts.flatMap((ids) => {
     const parts = Array.from({ length: Math.ceil(ids.length / LENGTH) }, (_, i) => i * LENGTH);
     return parts.map((at) => ids.slice(at, at + LENGTH)).filter(({ length }) => length > 1);
   });
@@ -72,7 +72,7 @@ await report.attempt("simd", async () => {
   await using f32 = await load("f32");
   await using int8 = await load("int8");
   const found = { f32: new Distance(), int8: new Distance() };
-  for (const ids of sequences(model)) {
+  for (const ids of await sequences(model)) {
     const caches = [model.backend, f32, int8].map((backend: Backend) => ({ backend, cache: backend.createKvCache() }));
     // The last token has none that follows it.
     for (let at = 0; at < ids.length - 1; at += CHUNK) {

@@ -98,7 +98,7 @@ await report.attempt("llama.cpp", async () => {
 
   const all: Position[] = [];
   for (const passage of passages) {
-    const ids = model.encode(passage);
+    const ids = await model.encode(passage);
     const chunks = chunksOf(ids);
     const positions: Position[] = [];
     const theirs = llamaLogits(sequence, chunks, model.vocabSize);

@@ -87,7 +87,7 @@ await report.attempt("onnxruntime-node", async () => {
   console.log(`     ours: ${model.backend.info.variant}, ${model.backend.info.detail}`);
   const all = new Comparison();
   for (const passage of passages) {
-    const ids = model.encode(passage);
+    const ids = await model.encode(passage);
     const chunks = chunksOf(ids);
     const here = new Comparison();
     const theirs = nativeLogits(session, config, chunks);

@@ -38,10 +38,10 @@ export class OurModel implements AsyncDisposable {
     return this.folder.config.vocabSize;
   }
 
-  encode(passage: Passage): number[] {
+  async encode(passage: Passage): Promise<number[]> {
     return "text" in passage
       ? this.tokenizer.encode(passage.text, { addBos: true })
-      : this.template.encode(passage.messages, { addGenerationPrompt: false });
+      : await this.template.encode(passage.messages, { addGenerationPrompt: false });
   }
 
   /** A token as it is shown to people: its text and id. */

@@ -111,7 +111,9 @@ function compare(name: string, model: OurModel, our: OurAnswer, their: Answer | 
 const report = new Report();
 await report.attempt("peers", async () => {
   await using model = await OurModel.load();
-  const prompts = questions.map((content) => model.template.renderText([{ role: "user", content }]));
+  const prompts = await Promise.all(
+    questions.map((content) => model.template.renderText([{ role: "user", content }])),
+  );
   const ourAnswers: OurAnswer[] = [];
   for (const rendered of prompts) ourAnswers.push(await ours(model, rendered));
   for (const { text } of ourAnswers) console.log(`     ours: ${JSON.stringify(text)}`);

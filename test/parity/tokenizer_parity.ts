@@ -125,8 +125,10 @@ await compareIds("llama.cpp", tokenizer, texts, llamaCpp);
 async function compareRendered(name: string, template: ChatTemplate, config: unknown, texts: readonly string[]) {
   await attempt([name], async () => {
     const conversations = conversationsOf(texts);
-    const rendered = conversations.map(({ messages, add_generation_prompt }) =>
-      template.renderText(messages, { addGenerationPrompt: add_generation_prompt })
+    const rendered = await Promise.all(
+      conversations.map(({ messages, add_generation_prompt }) =>
+        template.renderText(messages, { addGenerationPrompt: add_generation_prompt })
+      ),
     );
     compare(name, conversations, rendered, await python("jinja.py", config, conversations) as string[]);
   });
@@ -141,8 +143,10 @@ await attempt(["prompts Phi-3"], async () => {
   const wanted = conversations.map(({ messages, add_generation_prompt }) =>
     phi3Prompt(messages, text.slice(at, at += messages.length), add_generation_prompt)
   );
-  const ours = conversations.map(({ messages, add_generation_prompt }) =>
-    phi3Template.encode(messages, { addGenerationPrompt: add_generation_prompt })
+  const ours = await Promise.all(
+    conversations.map(({ messages, add_generation_prompt }) =>
+      phi3Template.encode(messages, { addGenerationPrompt: add_generation_prompt })
+    ),
   );
   compare("prompts Phi-3", conversations, ours, wanted);
 });

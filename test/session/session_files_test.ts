@@ -216,7 +216,7 @@ describe("parked KV on disk", () => {
     ]);
     const session = { id: "s", mode: "append" as const };
     const request = { prompt: { ids: [9] }, maxTokens: 3, ignoreEos: true, session };
-    assert.equal(second.engine.sessions.plan(request).reusedTokens, 6);
+    assert.equal((await second.engine.sessions.plan(request)).reusedTokens, 6);
     const { ids, end } = await collect(second.engine.generate(request));
     assert.deepEqual([end.usage.cachedTokens, end.usage.cache.reason], [6, "restored"]);
     assert.deepEqual(ids, await append(first, [9], 3));
