@@ -24,6 +24,8 @@ function firstTokens(json: TokenizerJson, size: number): TokenizerJson {
 export interface FakeEngineOptions extends Partial<EngineOptions>, Partial<FakeBackendOptions> {
   contextLength?: number;
   hashes?: ModelHashes;
+  /** @default the bundled model's */
+  chatTemplate?: string;
   /** Arithmetic of the backend. @default "fake" */
   variant?: string;
 }
@@ -37,7 +39,12 @@ export function fakeEngine(options: FakeEngineOptions = {}): { engine: Engine; b
     contextLength: options.contextLength ?? bundled.config.contextLength,
   };
   if (options.variant !== undefined) backend.info.variant = options.variant;
-  const model = { ...bundled, tokenizerJson, config, hashes: options.hashes ?? bundled.hashes };
+  const { chatTemplate } = options;
+  const tokenizerConfig = {
+    ...bundled.tokenizerConfig as object,
+    ...(chatTemplate !== undefined && { chat_template: chatTemplate }),
+  };
+  const model = { ...bundled, tokenizerJson, tokenizerConfig, config, hashes: options.hashes ?? bundled.hashes };
   const engine = new Engine(model, backend, { kvBudgetBytes: 2 ** 30, ...options });
   return { engine, backend };
 }
