@@ -172,12 +172,12 @@ export class BackendUnavailableError extends Error {
   override name = "BackendUnavailableError";
 }
 
-/** The model's chat template can't be parsed, does not come to an end, or makes more of messages than can be meant. */
+/** The model has no chat template, or one that can't be parsed, does not end, or makes more of messages than is meant. */
 export class ChatTemplateError extends Error {
   override name = "ChatTemplateError";
-  /** @param what it did */
-  constructor(what: string) {
-    super(`Cannot format messages: the model's chat template is at fault, ${what}; send a prompt instead`);
+  /** @param why no prompt came of the messages */
+  constructor(why: string, options?: ErrorOptions) {
+    super(`Cannot format messages: ${why}; send a prompt instead`, options);
   }
 }
 

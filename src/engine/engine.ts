@@ -113,7 +113,7 @@ export class Engine implements AsyncDisposable {
 
   /**
    * The model's chat template.
-   * @throws {ModelFileError} when the model has none
+   * @throws {ChatTemplateError} when the model has none
    */
   get chatTemplate(): ChatTemplate {
     return this.#chatTemplate ??= ChatTemplate.fromConfig(this.model.tokenizerConfig, this.tokenizer, {

@@ -10,7 +10,7 @@ import { type Truncation, withoutOldestTurns } from "./truncate_messages.ts";
 /** What turns text into ids. */
 export interface PromptEncoder {
   readonly tokenizer: Tokenizer;
-  /** @throws {ModelFileError} when the model has none */
+  /** @throws {ChatTemplateError} when the model has none */
   readonly chatTemplate: () => ChatTemplate;
   /** What conversations said before. */
   readonly encodedTexts: EncodedTexts;

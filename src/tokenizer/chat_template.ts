@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ModelFileError } from "../errors.ts";
+import { ChatTemplateError } from "../errors.ts";
 import { TemplateThread } from "./template_thread.ts";
 import { escapeRegExp, type Tokenizer } from "./tokenizer.ts";
 
@@ -69,7 +69,7 @@ export class ChatTemplate {
 
   /**
    * @param tokenizerConfig parsed `tokenizer_config.json`
-   * @throws {ModelFileError} when it has no template
+   * @throws {ChatTemplateError} when it has no template
    */
   static fromConfig(tokenizerConfig: unknown, tokenizer: Tokenizer, limits: ChatTemplateLimits = {}): ChatTemplate {
     return new ChatTemplate(tokenizerConfig, tokenizer, limits);
@@ -78,10 +78,7 @@ export class ChatTemplate {
   private constructor(tokenizerConfig: unknown, tokenizer: Tokenizer, limits: ChatTemplateLimits) {
     const parsed = schema.safeParse(tokenizerConfig);
     if (!parsed.success) {
-      throw new ModelFileError(
-        "Cannot format messages: tokenizer_config.json has no chat_template; send a prompt instead",
-        { cause: parsed.error },
-      );
+      throw new ChatTemplateError("tokenizer_config.json has no chat_template", { cause: parsed.error });
     }
     this.#template = parsed.data.chat_template;
     this.#thread = limits.thread ?? sharedThread;

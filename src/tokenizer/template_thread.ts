@@ -65,7 +65,7 @@ export class TemplateThread {
     const reply = nextReply(worker);
     const late = Promise.withResolvers<never>();
     let timer = setTimeout(() => {
-      timer = setTimeout(() => late.reject(new ChatTemplateError(`it took longer than ${limitMs} ms`)), UNREAD_MS);
+      timer = setTimeout(() => late.reject(tooLate(limitMs)), UNREAD_MS);
     }, limitMs);
     worker.ref();
     worker.postMessage(request);
@@ -83,6 +83,8 @@ export class TemplateThread {
   }
 }
 
+const tooLate = (limitMs: number) => new ChatTemplateError(`the model's chat template took longer than ${limitMs} ms`);
+
 /** What the thread says next. @throws {BackendUnavailableError} when it dies instead */
 function nextReply(worker: Worker): Promise<RenderReply> {
   const { promise, resolve, reject } = Promise.withResolvers<RenderReply>();
@@ -98,12 +100,16 @@ function nextReply(worker: Worker): Promise<RenderReply> {
 
 function textOf(reply: RenderReply, { maxLength }: RenderRequest): string {
   if (reply.type === "text") return reply.text;
-  if (reply.type === "unparsable") throw new ChatTemplateError(`it can't be parsed: ${reply.message}`);
+  if (reply.type === "unparsable") {
+    throw new ChatTemplateError(`the model's chat template can't be parsed, ${reply.message}`);
+  }
   if (reply.type === "refused") {
     throw new InvalidRequestError(`Cannot format messages: ${reply.message}`, "messages");
   }
   if (reply.type === "too long") {
-    throw new ChatTemplateError(`it made ${reply.length} characters of them, wanted at most ${maxLength}`);
+    throw new ChatTemplateError(
+      `the model's chat template made ${reply.length} characters of them, wanted at most ${maxLength}`,
+    );
   }
   throw new BackendUnavailableError(`Cannot format messages: the template thread said "${reply.type}" twice`);
 }

@@ -24,8 +24,8 @@ function firstTokens(json: TokenizerJson, size: number): TokenizerJson {
 export interface FakeEngineOptions extends Partial<EngineOptions>, Partial<FakeBackendOptions> {
   contextLength?: number;
   hashes?: ModelHashes;
-  /** @default the bundled model's */
-  chatTemplate?: string;
+  /** `null` for none. @default the bundled model's */
+  chatTemplate?: string | null;
   /** Arithmetic of the backend. @default "fake" */
   variant?: string;
 }

@@ -30,11 +30,19 @@ describe("a chat template that loops", () => {
     const refused = await hanging;
     const { error } = await refused.json();
     assert.deepEqual([refused.status, error.code, error.param], [500, "chat_template_failed", "messages"]);
-    assert.match(error.message, /it took longer than 400 ms; send a prompt instead$/);
+    assert.match(error.message, /template took longer than 400 ms; send a prompt instead$/);
     assert.equal(refused.headers.get("x-should-retry"), "false");
 
     // The session is free, and at the turn that it was.
     assert.equal(engine.sessions.inspect("s").turn, 1);
     assert.equal((await post(app, "/v1/chat/completions", asking("hello"))).status, 200);
   });
+});
+
+test("a model without a chat template says what to send instead", async () => {
+  const { engine } = fakeEngine({ chatTemplate: null });
+  const response = await post(createApp(engine), "/v1/chat/completions", asking("hello"));
+  const { error } = await response.json();
+  assert.deepEqual([response.status, error.code], [500, "chat_template_failed"]);
+  assert.match(error.message, /has no chat_template; send a prompt instead$/);
 });

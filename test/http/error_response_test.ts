@@ -14,7 +14,7 @@ import {
 import { describeError } from "../../src/http/error_response.ts";
 
 test("a chat template that fails says so, and is not asked again", () => {
-  const error = new ChatTemplateError("it took longer than 2000 ms");
+  const error = new ChatTemplateError("the model's chat template took longer than 2000 ms");
   const { status, body, headers } = describeError(error);
   assert.deepEqual([status, body.error.code], [500, "chat_template_failed"]);
   assert.match(body.error.message, /took longer than 2000 ms; send a prompt instead/);
