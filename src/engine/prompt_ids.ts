@@ -114,9 +114,12 @@ async function encodeMessages(
   owner: string | undefined,
 ): Promise<Encoded> {
   const stored: StoredMessage[] = messages.map(({ role, content }) => ({ role, content }));
-  const encode = (text: string) => tokenizer.encode(text);
+  const encode = (text: string, continuesText: boolean) => tokenizer.encode(text, { continuesText });
+  const encodeLater = (text: string) => encode(text, true);
   const ids = await chatTemplate().encode(messages, {
-    encodeText: owner === undefined ? encode : (text) => encodedTexts.ids(owner, text, encode),
+    // What a prompt begins with may have other ids than in its middle.
+    encodeText: (text, continuesText) =>
+      owner !== undefined && continuesText ? encodedTexts.ids(owner, text, encodeLater) : encode(text, continuesText),
     replyIds: sampledIds(messages, transcript),
     onReply: (index, from, to) => stored[index]!.span = [from, to],
   });

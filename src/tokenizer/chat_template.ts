@@ -29,8 +29,8 @@ export interface ChatTemplateOptions {
   replyIds?: ReadonlyMap<number, readonly number[]>;
   /** Called with where the ids of each of `replyIds` stand in the prompt, `[from, to)`. */
   onReply?: (message: number, from: number, to: number) => void;
-  /** Ids of a text without control tokens. @default `tokenizer.encode` */
-  encodeText?: (text: string) => readonly number[];
+  /** Ids of a text without control tokens, which may go on the prompt so far. @default `tokenizer.encode` */
+  encodeText?: (text: string, continuesText: boolean) => readonly number[];
 }
 
 const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
@@ -129,10 +129,12 @@ export class ChatTemplate {
 
   /** Appends the ids of a text without control tokens to `ids`. */
   #encodeText(part: string, ids: number[], options: ChatTemplateOptions): void {
-    const { replyIds, onReply, encodeText = (text) => this.#tokenizer.encode(text) } = options;
+    const { replyIds, onReply } = options;
+    const encodeText = options.encodeText ??
+      ((text: string, continuesText: boolean) => this.#tokenizer.encode(text, { continuesText }));
     let text = "";
     const endText = () => {
-      if (text !== "") { for (const id of encodeText(text)) ids.push(id); }
+      if (text !== "") { for (const id of encodeText(text, ids.length > 0)) ids.push(id); }
       text = "";
     };
     // split() with a group: plain text at even places, escaped names at odd ones.

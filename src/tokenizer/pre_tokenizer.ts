@@ -6,6 +6,7 @@ const schema = z.looseObject({
   individual_digits: z.boolean().optional(),
   use_regex: z.boolean().optional(),
   add_prefix_space: z.boolean().optional(),
+  prepend_scheme: z.string().optional(),
 });
 
 const split = (regex: string) => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
@@ -27,4 +28,17 @@ export function exactPreTokenizer(preTokenizer: unknown): unknown {
   // A space that is put in front must be there before the text is cut.
   if (type !== "ByteLevel" || use_regex === false || add_prefix_space) return preTokenizer;
   return { type: "Sequence", pretokenizers: [split(GPT2), { ...parsed.data, use_regex: false }] };
+}
+
+/**
+ * The same for text that goes on another: SentencePiece models that were saved anew (`legacy: false`) put a space before
+ * the first text only. The given one itself where that makes no difference.
+ */
+export function laterPreTokenizer(preTokenizer: unknown): unknown {
+  const parsed = schema.safeParse(preTokenizer);
+  if (!parsed.success) return preTokenizer;
+  const { type, pretokenizers, prepend_scheme } = parsed.data;
+  if (type === "Metaspace" && prepend_scheme === "first") return { ...parsed.data, prepend_scheme: "never" };
+  const later = pretokenizers?.map(laterPreTokenizer);
+  return later?.some((one, i) => one !== pretokenizers![i]) ? { ...parsed.data, pretokenizers: later } : preTokenizer;
 }

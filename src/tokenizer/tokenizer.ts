@@ -1,7 +1,7 @@
 import { Tokenizer as HfTokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
-import { exactPreTokenizer } from "./pre_tokenizer.ts";
+import { exactPreTokenizer, laterPreTokenizer } from "./pre_tokenizer.ts";
 import { type TokenBytes, tokenBytesOf } from "./token_bytes.ts";
 
 /** Options of {@linkcode Tokenizer.encode}. */
@@ -14,6 +14,8 @@ export interface EncodeOptions {
   specialTokens?: "parse" | "text";
   /** Begin with the model's begin-of-text token, where the model wants one. @default false */
   addBos?: boolean;
+  /** The text goes on another: no space is put before it by models that do so with the first only. @default false */
+  continuesText?: boolean;
 }
 
 /** Options of {@linkcode Tokenizer.decode}. */
@@ -49,6 +51,8 @@ export class Tokenizer {
   readonly specialTokens: readonly string[];
   readonly #parsing: HfTokenizer;
   readonly #literal: HfTokenizer;
+  /** The same for text that goes on another. */
+  readonly #literalLater: HfTokenizer;
   readonly #added: ReadonlyMap<number, AddedToken>;
   readonly #special: ReadonlyMap<string, AddedToken>;
   readonly #specialPattern: RegExp | undefined;
@@ -75,6 +79,10 @@ export class Tokenizer {
       this.#parsing = new HfTokenizer(exactJson, config);
       const literalJson = { ...exactJson, added_tokens: json.added_tokens.filter((token) => !isControl(token)) };
       this.#literal = new HfTokenizer(literalJson, config);
+      const later = laterPreTokenizer(literalJson.pre_tokenizer);
+      this.#literalLater = later === literalJson.pre_tokenizer
+        ? this.#literal
+        : new HfTokenizer({ ...literalJson, pre_tokenizer: later }, config);
     } catch (cause) {
       throw new ModelFileError(`Cannot use tokenizer.json: ${(cause as Error).message}`, { cause });
     }
@@ -90,16 +98,22 @@ export class Tokenizer {
 
   /** Token ids of `text`; none for `""`, unless the model begins every text with one. */
   encode(text: string, options: EncodeOptions = {}): number[] {
-    const ids = options.specialTokens === "parse" ? this.#parse(text) : this.#encodeLiteral(text);
+    const { continuesText = false } = options;
+    const ids = options.specialTokens === "parse"
+      ? this.#parse(text, continuesText)
+      : this.#encodeLiteral(text, continuesText);
     return options.addBos ? [...this.#bosIds, ...ids] : ids;
   }
 
-  #encodeLiteral(text: string): number[] {
-    return text === "" ? [] : this.#literal.encode(text, { add_special_tokens: false }).ids;
+  #encodeLiteral(text: string, continuesText: boolean): number[] {
+    const tokenizer = continuesText ? this.#literalLater : this.#literal;
+    return text === "" ? [] : tokenizer.encode(text, { add_special_tokens: false }).ids;
   }
 
-  #parse(text: string): number[] {
-    return this.splitSpecialTokens(text).flatMap((part) => typeof part === "number" ? part : this.#encodeLiteral(part));
+  #parse(text: string, continuesText: boolean): number[] {
+    return this.splitSpecialTokens(text).flatMap((part, i) =>
+      typeof part === "number" ? part : this.#encodeLiteral(part, continuesText || i > 0)
+    );
   }
 
   /**

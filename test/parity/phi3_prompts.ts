@@ -9,6 +9,12 @@ const made = phi3Tokenizer(shape);
 /** `tokenizer.json` and `tokenizer_config.json`. */
 export const phi3Json = phi3TokenizerJson(made);
 export const phi3Config = phi3TokenizerConfig(made, shape.contextLength);
+/** `tokenizer.json` as `transformers` saves it anew: only the very first text has a space put before it. */
+export const phi3ResavedJson = {
+  ...phi3Json,
+  normalizer: null,
+  pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: false },
+};
 
 /** Ids as Microsoft's files have them. */
 const ROLE_IDS: Readonly<Record<string, number>> = { system: 32006, user: 32010, assistant: 32001 };

@@ -15,7 +15,7 @@ import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { type ChatMessage, ChatTemplate } from "../../src/tokenizer/chat_template.ts";
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { tinyConfig, tinyJson } from "../tokenizer/tiny_sentencepiece.ts";
-import { phi3Config, phi3Content, phi3Json, phi3Prompt } from "./phi3_prompts.ts";
+import { phi3Config, phi3Content, phi3Json, phi3Prompt, phi3ResavedJson } from "./phi3_prompts.ts";
 import { tokenizerStrings } from "./tokenizer_strings.ts";
 
 /** Ids of every text, control tokens as tokens and as ordinary text. */
@@ -119,6 +119,8 @@ async function compareIds(name: string, tokenizer: Tokenizer, texts: readonly st
 await compareIds("pypi", tokenizer, texts, () => pypi(tokenizerJson, tokenizer, texts));
 await compareIds("pypi SentencePiece", tiny, tinyTexts, () => pypi(tinyJson, tiny, tinyTexts));
 await compareIds("pypi Phi-3", phi3, phi3Texts, () => pypi(phi3Json, phi3, phi3Texts));
+const resaved = Tokenizer.fromJson(phi3ResavedJson, phi3Config);
+await compareIds("pypi Phi-3 saved anew", resaved, phi3Texts, () => pypi(phi3ResavedJson, resaved, phi3Texts));
 await compareIds("llama.cpp", tokenizer, texts, llamaCpp);
 
 /** One check: prompts as text against Jinja's. */

@@ -3,12 +3,19 @@ import { describe, test } from "node:test";
 import fc from "fast-check";
 import { ChatTemplateError, InvalidRequestError } from "../../src/errors.ts";
 import { type ChatMessage, ChatTemplate } from "../../src/tokenizer/chat_template.ts";
-import type { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { anyIds, anyText, smol, smolConfig, smolText, tiny } from "./models.ts";
-import { tinyConfig, tinyId } from "./tiny_sentencepiece.ts";
+import { tinyConfig, tinyId, tinyJson } from "./tiny_sentencepiece.ts";
 
 const smolTemplate = ChatTemplate.fromConfig(smolConfig, smol);
 const tinyTemplate = ChatTemplate.fromConfig(tinyConfig, tiny);
+/** Puts a space before the first text of a prompt only. */
+const resaved = Tokenizer.fromJson({
+  ...tinyJson,
+  normalizer: null,
+  pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: false },
+}, tinyConfig);
+const resavedTemplate = ChatTemplate.fromConfig(tinyConfig, resaved);
 
 /** Text that also has what travels through the template as a mark of ours. */
 const hostileText = fc.array(
@@ -27,7 +34,12 @@ const conversation = (
 const controls = (tokenizer: Tokenizer, ids: readonly number[]) => ids.filter((id) => tokenizer.isSpecial(id));
 const spells = (tokenizer: Tokenizer, text: string) => tokenizer.specialTokens.some((token) => text.includes(token));
 
-for (const [name, tokenizer, template] of [["SmolLM2", smol, smolTemplate], ["Phi-3", tiny, tinyTemplate]] as const) {
+const models = [
+  ["SmolLM2", smol, smolTemplate],
+  ["Phi-3", tiny, tinyTemplate],
+  ["Phi-3 saved anew", resaved, resavedTemplate],
+] as const;
+for (const [name, tokenizer, template] of models) {
   describe(`ChatTemplate, ${name}`, () => {
     test("ordinary messages give the ids of the rendered text", async () => {
       const ordinary = hostileText.filter((text) => !spells(tokenizer, text));

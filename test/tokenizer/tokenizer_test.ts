@@ -104,6 +104,20 @@ describe("Tokenizer, SentencePiece", () => {
     assert.deepEqual(tiny.encode(""), []);
   });
 
+  test("puts it before the first text only, where the model says so", () => {
+    const first = { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: false };
+    for (const pre_tokenizer of [first, { type: "Sequence", pretokenizers: [first] }]) {
+      const tokenizer = Tokenizer.fromJson({ ...tinyJson, normalizer: null, pre_tokenizer }, tinyConfig);
+      assert.deepEqual(tokenizer.encode("the"), ids("▁the"));
+      assert.deepEqual(tokenizer.encode("the", { continuesText: true }), ids("t", "he"));
+      assert.deepEqual(tokenizer.encode("hell<|user|>\nhell", { specialTokens: "parse" }), [
+        ...ids("▁", "hell"),
+        ...ids("<|user|>", "hell"),
+      ]);
+    }
+    assert.deepEqual(tiny.encode("the", { continuesText: true }), ids("▁the"));
+  });
+
   test("begins with what the post-processor puts there, unless the config says otherwise", () => {
     assert.deepEqual(tiny.encode("the", { addBos: true }), ids("<s>", "▁the"));
     const without = Tokenizer.fromJson(tinyJson, { ...tinyConfig, add_bos_token: false });
