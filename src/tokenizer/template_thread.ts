@@ -2,7 +2,10 @@ import { Worker } from "node:worker_threads";
 import { BackendUnavailableError, ChatTemplateError, InvalidRequestError } from "../errors.ts";
 import type { RenderReply, RenderRequest } from "./template_protocol.ts";
 
-/** Memory of the thread, in MiB. Deno keeps to it; Bun 1.4 does not know it. */
+/**
+ * Memory of the thread, in MiB. Deno 2.9 keeps to it, but for what one array takes; Bun 1.4 does not know it, and only
+ * the time bounds what a template takes: 2 GB were seen in 2 s.
+ */
 const MAX_HEAP_MIB = 256;
 
 /** How long a reply that came in time may lie unread, because this thread was busy, in milliseconds. */
@@ -16,6 +19,8 @@ const UNREAD_MS = 20;
  */
 export class TemplateThread {
   #worker: Promise<Worker> | undefined;
+  /** The same once it listens. */
+  #listening: Worker | undefined;
   /** Settles when the request in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
 
@@ -40,7 +45,7 @@ export class TemplateThread {
   /** Ends the thread. Not to be called while something is rendered. */
   async close(): Promise<void> {
     const worker = this.#worker;
-    this.#worker = undefined;
+    this.#worker = this.#listening = undefined;
     await (await worker?.catch(() => undefined))?.terminate();
   }
 
@@ -55,8 +60,11 @@ export class TemplateThread {
       throw error;
     }
     // Between requests nobody else listens: a thread that ends there is not to be asked again.
-    worker.on("error", () => this.#worker = undefined).on("exit", () => this.#worker = undefined);
-    worker.unref();
+    const forget = () => {
+      if (this.#listening === worker) this.#worker = this.#listening = undefined;
+    };
+    worker.on("error", forget).on("exit", forget).unref();
+    this.#listening = worker;
     return worker;
   }
 

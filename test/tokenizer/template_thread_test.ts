@@ -73,6 +73,14 @@ describe("TemplateThread", () => {
     assert.equal(await templateOf("{{ messages[0]['content'] }}").renderText(say("the")), "the");
   });
 
+  test("starts again after it was closed", async () => {
+    const template = templateOf("{{ messages[0]['content'] }}");
+    for (const text of ["the", "hello", "low"]) {
+      assert.equal(await template.renderText(say(text)), text);
+      await thread.close();
+    }
+  });
+
   test("what a template raises leaves the thread as it is", async () => {
     const template = templateOf("{{ raise_exception(messages[0]['content']) }}");
     await assert.rejects(template.renderText(say("no tools")), (error: unknown) => {
