@@ -66,8 +66,15 @@ export function generationConfig(source: GgufSource): object {
  * `genai_config.json` for onnxruntime-genai; names with `%d` take the layer's number.
  * https://onnxruntime.ai/docs/genai/reference/config.html
  * @param modelPath the `.onnx` file, relative to the folder
+ * @param positionIds the graph takes them as an input
  */
-export function genaiConfig(type: "llama" | "phi3", roles: RoleIds, shape: ModelShape, modelPath: string): object {
+export function genaiConfig(
+  type: "llama" | "phi3",
+  roles: RoleIds,
+  shape: ModelShape,
+  modelPath: string,
+  positionIds = false,
+): object {
   const { bos_token_id, eos_token_id, pad_token_id } = roles;
   return {
     model: {
@@ -81,6 +88,7 @@ export function genaiConfig(type: "llama" | "phi3", roles: RoleIds, shape: Model
         inputs: {
           input_ids: "input_ids",
           attention_mask: "attention_mask",
+          ...(positionIds && { position_ids: "position_ids" }),
           past_key_names: "past_key_values.%d.key",
           past_value_names: "past_key_values.%d.value",
         },
@@ -108,7 +116,7 @@ export function genaiConfig(type: "llama" | "phi3", roles: RoleIds, shape: Model
       no_repeat_ngram_size: 0,
       num_beams: 1,
       num_return_sequences: 1,
-      past_present_share_buffer: true,
+      past_present_share_buffer: !positionIds,
       repetition_penalty: 1,
       temperature: 1,
       top_k: 1,

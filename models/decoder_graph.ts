@@ -1,27 +1,15 @@
 /**
- * The graph of a Llama-shaped decoder as onnxruntime-genai's model builder writes Phi-3 for CPU int4: fused qkv_proj,
- * grouped-query attention with rotary inside, skip connections fused into the norms. What may differ is in
- * `graph_style.ts`.
+ * The graph of a Llama-shaped decoder as onnxruntime-genai's model builder writes Phi-3 with int4 weights, skip
+ * connections fused into the norms. What may differ is in `graph_style.ts`.
  * https://github.com/microsoft/onnxruntime-genai/blob/main/src/python/py/models/builders/base.py
  */
-import { ModelFileError } from "../src/errors.ts";
 import { DataType, tensorValueInfo } from "../src/model/onnx_proto.ts";
-import type { DecoderWeights, FloatMatrix } from "./decoder_weights.ts";
+import { addAttention, addSharedValues, type SharedValues } from "./attention_graph.ts";
+import type { DecoderWeights } from "./decoder_weights.ts";
+import { addEmbedding, addHead } from "./embedding_graph.ts";
 import type { ModelShape } from "./model_shape.ts";
-import { BLOCK_SIZE, type NBitsMatrix, sliceRows } from "./nbits_matrix.ts";
-import { float, type OnnxBuilder } from "./onnx_builder.ts";
-import { rotaryCaches } from "./rotary.ts";
-
-const MICROSOFT = "com.microsoft";
-const EMBEDDING = "model.embed_tokens.GatherBlockQuantized";
-
-/** Names of values that every layer reads. */
-interface SharedValues {
-  seqlensK: string;
-  totalSequenceLength: string;
-  cosCache: string;
-  sinCache: string;
-}
+import { type NBitsMatrix, sliceRows } from "./nbits_matrix.ts";
+import { float, MICROSOFT, type OnnxBuilder } from "./onnx_builder.ts";
 
 /** The residual stream: what to add (`skip`) to what has been summed so far (`root`) before the next norm. */
 interface Residual {
@@ -32,15 +20,15 @@ interface Residual {
 /**
  * Adds the whole decoder to `builder`:
  * `input_ids` int64 `[batch_size, sequence_length]`, `attention_mask` int64 `[batch_size, total_sequence_length]`,
- * `past_key_values.{i}.key|value` f32 `[batch_size, num_key_value_heads, past_sequence_length, head_dim]` to
- * `logits` f32 `[batch_size, sequence_length, vocab_size]` and `present.{i}.key|value`.
+ * for `mha` `position_ids` int64 `[batch_size, sequence_length]`, and `past_key_values.{i}.key|value` of the style's
+ * float type `[batch_size, num_key_value_heads, past_sequence_length, head_dim]` to `logits` f32
+ * `[batch_size, sequence_length, vocab_size]` and `present.{i}.key|value`.
  */
 export function buildDecoderGraph(builder: OnnxBuilder, weights: DecoderWeights, shape: ModelShape): void {
   addInputsAndOutputs(builder, shape);
-  const embedding = weights.embedding();
-  const root = addEmbedding(builder, embedding);
+  const embedding = addEmbedding(builder, weights);
   const shared = addSharedValues(builder, shape);
-  let residual: Residual = { root, skip: undefined };
+  let residual: Residual = { root: embedding.embedded, skip: undefined };
   for (let layer = 0; layer < shape.numHiddenLayers; layer++) {
     residual = addLayer(builder, weights, shape, layer, shared, residual);
   }
@@ -55,79 +43,16 @@ function addInputsAndOutputs(builder: OnnxBuilder, shape: ModelShape): void {
   const present = ["batch_size", numKeyValueHeads, "total_sequence_length", headDim];
   builder.input(tensorValueInfo("input_ids", DataType.INT64, ["batch_size", "sequence_length"]));
   builder.input(tensorValueInfo("attention_mask", DataType.INT64, ["batch_size", "total_sequence_length"]));
+  if (builder.style.attention === "mha") {
+    builder.input(tensorValueInfo("position_ids", DataType.INT64, ["batch_size", "sequence_length"]));
+  }
   builder.output(tensorValueInfo("logits", DataType.FLOAT, ["batch_size", "sequence_length", shape.vocabSize]));
   for (let layer = 0; layer < shape.numHiddenLayers; layer++) {
     for (const kind of ["key", "value"]) {
-      builder.input(tensorValueInfo(`past_key_values.${layer}.${kind}`, DataType.FLOAT, past));
-      builder.output(tensorValueInfo(`present.${layer}.${kind}`, DataType.FLOAT, present));
+      builder.input(tensorValueInfo(`past_key_values.${layer}.${kind}`, builder.floatType, past));
+      builder.output(tensorValueInfo(`present.${layer}.${kind}`, builder.floatType, present));
     }
   }
-}
-
-function addSharedValues(builder: OnnxBuilder, shape: ModelShape): SharedValues {
-  const mask = "/model/attn_mask_reformat/attn_mask_subgraph";
-  const sum = builder.op("ReduceSum", `${mask}/ReduceSum`, ["attention_mask", builder.int64([1])], {
-    attributes: { keepdims: 0 },
-  });
-  const last = builder.op("Sub", `${mask}/Sub`, [sum, builder.int64([1])]);
-  const dims = builder.op("Shape", `${mask}/Shape`, ["attention_mask"]);
-  const total = builder.op("Gather", `${mask}/Gather`, [dims, builder.int64(1)], { attributes: { axis: 0 } });
-  const toInt32 = { attributes: { to: DataType.INT32 } };
-  const { cos, sin } = rotaryCaches(shape.contextLength, shape.headDim, shape.ropeTheta);
-  const cacheDims = [shape.contextLength, shape.headDim / 2];
-  return {
-    seqlensK: builder.op("Cast", `${mask}/Sub/Cast`, [last], toInt32),
-    totalSequenceLength: builder.op("Cast", `${mask}/Gather/Cast`, [total], toInt32),
-    cosCache: builder.tensor("cos_cache", DataType.FLOAT, cacheDims, cos),
-    sinCache: builder.tensor("sin_cache", DataType.FLOAT, cacheDims, sin),
-  };
-}
-
-/** Adds the token embedding. @returns the name of the embedded tokens, f32 `[batch_size, sequence_length, hidden_size]` */
-function addEmbedding(builder: OnnxBuilder, embedding: NBitsMatrix | FloatMatrix): string {
-  const { rows, columns } = embedding;
-  if ("pieces" in embedding) {
-    const data = { byteLength: rows * columns * 4, pieces: () => embedding.pieces() };
-    const table = builder.tensor("model.embed_tokens.weight", DataType.FLOAT, [rows, columns], data);
-    return builder.op("Gather", "/model/embed_tokens/Gather", [table, "input_ids"]);
-  }
-  const { bits, qweight, scales } = embedding;
-  if (bits !== 8) throw new ModelFileError(`Cannot convert token_embd.weight: ${bits} bits, wanted Q8_0`);
-  const scaleDims = [rows, columns / BLOCK_SIZE];
-  const inputs = [
-    builder.tensor(`${EMBEDDING}.qweight`, DataType.UINT8, [rows, columns], qweight),
-    "input_ids",
-    builder.tensor(`${EMBEDDING}.scales`, DataType.FLOAT, scaleDims, scales),
-  ];
-  return builder.op("GatherBlockQuantized", "/model/embed_tokens/GatherBlockQuantized", inputs, {
-    domain: MICROSOFT,
-    attributes: { bits, block_size: BLOCK_SIZE, gather_axis: 0, quantize_axis: 1 },
-  });
-}
-
-/** Logits. A tied head is the embedding: the same bytes, in MatMulNBits's shape. */
-function addHead(
-  builder: OnnxBuilder,
-  weights: DecoderWeights,
-  input: string,
-  embedding: NBitsMatrix | FloatMatrix,
-): void {
-  const head = weights.head();
-  if (head !== "tied") {
-    builder.matMul("/lm_head", input, head, "logits");
-    return;
-  }
-  if ("pieces" in embedding) {
-    throw new ModelFileError("Cannot tie lm_head: the embedding is f32, wanted a quantized one");
-  }
-  const blocks = embedding.columns / BLOCK_SIZE;
-  const own = builder.style.matMulNames("/lm_head");
-  const names = {
-    qweight: builder.alias(own.qweight, `${EMBEDDING}.qweight`, [embedding.rows, blocks, BLOCK_SIZE]),
-    scales: builder.alias(own.scales, `${EMBEDDING}.scales`, [embedding.rows, blocks]),
-    zeroPoints: undefined,
-  };
-  builder.matMulNode("/lm_head", input, names, "logits", embedding);
 }
 
 function addLayer(
@@ -140,7 +65,8 @@ function addLayer(
 ): Residual {
   const inputPath = `layers.${layer}/input_layernorm`;
   const input = addNorm(builder, shape, inputPath, weights.attentionNorm(layer), residual, "middle");
-  const attention = addAttention(builder, weights, shape, layer, shared, input.normed);
+  const [qkv, output] = [weights.qkv(layer), weights.attentionOutput(layer)];
+  const attention = addAttention(builder, shape, layer, shared, input.normed, qkv, output);
   const afterAttention = { root: input.sum, skip: attention };
   const path = `layers.${layer}/post_attention_layernorm`;
   const post = addNorm(builder, shape, path, weights.mlpNorm(layer), afterAttention, "middle");
@@ -156,7 +82,7 @@ function addNorm(
   residual: Residual,
   place: "middle" | "last",
 ): { normed: string; sum: string } {
-  const scale = builder.tensor(`model.${path.replace("/", ".")}.weight`, DataType.FLOAT, [shape.hiddenSize], weight);
+  const scale = builder.floats(`model.${path.replace("/", ".")}.weight`, [shape.hiddenSize], weight);
   const normed = `/model/${path}/output_0`;
   const epsilon = float("epsilon", shape.rmsNormEps);
   if (residual.skip === undefined) {
@@ -171,38 +97,6 @@ function addNorm(
   const options = { domain: MICROSOFT, attributes: epsilon };
   builder.node("SkipSimplifiedLayerNormalization", `/model/${path}/SkipLayerNorm`, inputs, outputs, options);
   return { normed, sum };
-}
-
-/** q, k and v as one product, then rotary, cache and attention in one operator, then the output projection. */
-function addAttention(
-  builder: OnnxBuilder,
-  weights: DecoderWeights,
-  shape: ModelShape,
-  layer: number,
-  shared: SharedValues,
-  input: string,
-): string {
-  const { numAttentionHeads, numKeyValueHeads, headDim } = shape;
-  const path = `/model/layers.${layer}/attn`;
-  const qkv = builder.matMul(`${path}/qkv_proj`, input, weights.qkv(layer));
-  const name = `${path}/GroupQueryAttention`;
-  const past = ["key", "value"].map((kind) => `past_key_values.${layer}.${kind}`);
-  const present = ["key", "value"].map((kind) => `present.${layer}.${kind}`);
-  const { seqlensK, totalSequenceLength, cosCache, sinCache } = shared;
-  const inputs = [qkv, "", "", ...past, seqlensK, totalSequenceLength, cosCache, sinCache];
-  builder.node("GroupQueryAttention", name, inputs, [`${name}/output_0`, ...present], {
-    domain: MICROSOFT,
-    attributes: {
-      num_heads: numAttentionHeads,
-      kv_num_heads: numKeyValueHeads,
-      ...float("scale", 1 / Math.sqrt(headDim)),
-      local_window_size: shape.slidingWindow ?? -1,
-      ...float("softcap", 0),
-      do_rotary: 1,
-      rotary_interleaved: 0,
-    },
-  });
-  return builder.matMul(`${path}/o_proj`, `${name}/output_0`, weights.attentionOutput(layer));
 }
 
 /** down(silu(gate(x)) * up(x)). */

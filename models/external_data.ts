@@ -20,7 +20,7 @@ const PAGE_BYTES = 4096;
 const LINE_BYTES = 64;
 const LARGE_BYTES = 65_536;
 /** Below this a tensor stays in the `.onnx` file itself. */
-const INLINE_BYTES = 1024;
+const SMALL_BYTES = 1024;
 
 /**
  * Puts tensors into files beside an `.onnx` file, each at most `maxFileBytes`, in the order in which they come and at
@@ -30,12 +30,18 @@ const INLINE_BYTES = 1024;
 export class ExternalDataWriter {
   /** Bytes in each file so far; the last one is still open. */
   #sizes: number[] = [0];
+  #insideBytes = 0;
 
-  /** @param fileName the name of the file with this number, counted from 0 */
+  /**
+   * @param fileName the name of the file with this number, counted from 0
+   * @param insideBytes large tensors, too, stay in the `.onnx` file until they are so many bytes; they are kept in
+   * memory, and have to stay as they are
+   */
   constructor(
     readonly store: FileStore,
     readonly fileName: (index: number) => string,
     readonly maxFileBytes: number,
+    readonly insideBytes = 0,
   ) {}
 
   /** Files begun so far. */
@@ -45,7 +51,7 @@ export class ExternalDataWriter {
 
   /** Puts `data`, little-endian, into the current file, or the next one when it is full. */
   add(name: string, dataType: number, dims: number[], data: TensorData): OnnxTensor {
-    if (ArrayBuffer.isView(data) && data.byteLength < INLINE_BYTES) {
+    if (ArrayBuffer.isView(data) && this.#staysInside(data.byteLength)) {
       return { name, dataType, dims, rawData: bytesOf(data) };
     }
     const [index, offset] = this.#place(name, data.byteLength);
@@ -63,6 +69,13 @@ export class ExternalDataWriter {
       { key: "length", value: String(data.byteLength) },
     ];
     return { name, dataType, dims, externalData, dataLocation: DataLocation.EXTERNAL };
+  }
+
+  #staysInside(byteLength: number): boolean {
+    if (byteLength < SMALL_BYTES) return true;
+    if (this.#insideBytes + byteLength > this.insideBytes) return false;
+    this.#insideBytes += byteLength;
+    return true;
   }
 
   #place(name: string, byteLength: number): [index: number, offset: number] {

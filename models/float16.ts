@@ -30,3 +30,8 @@ export function numberToFloat16(value: number): number {
   // A mantissa of 1024..2048 carries its leading one into the exponent.
   return sign | (((exponent + 14) << 10) + rounded);
 }
+
+/** The bits of each of `values` as the nearest binary16. */
+export function float16Array(values: Float32Array): Uint16Array {
+  return Uint16Array.from(values, numberToFloat16);
+}

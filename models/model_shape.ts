@@ -15,7 +15,20 @@ export interface ModelShape {
   ropeTheta: number;
   /** Attention looks back this many tokens; absent when it sees all. */
   slidingWindow?: number;
+  /** Numbers of each head that are turned by their position, the first ones. @default all of a head */
+  rotaryDim?: number;
+  longRope?: LongRope;
 }
+
+/** Rotary frequencies are divided by factors, `[rotary_dim / 2]`: other ones beyond the context of the first training. */
+export interface LongRope {
+  originalContextLength: number;
+  shortFactors: readonly number[];
+  longFactors: readonly number[];
+}
+
+/** Numbers of each head that are turned by their position. */
+export const rotaryDim = (shape: ModelShape): number => shape.rotaryDim ?? shape.headDim;
 
 /**
  * Reads the shape of the model in `source` from its `llama.*` metadata.

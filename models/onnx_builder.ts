@@ -1,4 +1,5 @@
 import {
+  AttributeType,
   DataType,
   encodeModel,
   floatAttribute,
@@ -9,9 +10,13 @@ import {
   type OnnxValueInfo,
   stringAttribute,
 } from "../src/model/onnx_proto.ts";
-import { aliasTensor, type ExternalDataWriter, type TensorData } from "./external_data.ts";
+import { aliasTensor, bytesOf, type ExternalDataWriter, type TensorData } from "./external_data.ts";
+import { float16Array } from "./float16.ts";
 import { type GraphStyle, HEARTH_STYLE } from "./graph_style.ts";
 import { BLOCK_SIZE, type NBitsMatrix } from "./nbits_matrix.ts";
+
+/** The domain of onnxruntime's own operators. */
+export const MICROSOFT = "com.microsoft";
 
 /** A plain number is written as INT; for a float see {@linkcode float}. */
 type AttributeValue = number | string | OnnxAttribute;
@@ -31,14 +36,22 @@ export interface MatrixNames {
 
 /** Collects nodes and initializers of one graph, in topological order as they are added. */
 export class OnnxBuilder {
-  #model: OnnxModel = {
-    irVersion: 10,
-    opsetImport: [{ domain: "", version: 21 }, { domain: "com.microsoft", version: 1 }],
-    graph: { name: "main_graph", node: [], initializer: [], input: [], output: [] },
-  };
+  #model: OnnxModel;
   #initializers = new Map<string, OnnxTensor>();
+  #constants = new Set<string>();
 
-  constructor(readonly data: ExternalDataWriter, readonly style: GraphStyle = HEARTH_STYLE) {}
+  constructor(readonly data: ExternalDataWriter, readonly style: GraphStyle = HEARTH_STYLE) {
+    this.#model = {
+      irVersion: style.irVersion,
+      opsetImport: [{ domain: "", version: style.opset }, { domain: MICROSOFT, version: 1 }],
+      graph: { name: "main_graph", node: [], initializer: [], input: [], output: [] },
+    };
+  }
+
+  /** What activations, scales, norms and caches are. */
+  get floatType(): number {
+    return this.style.floatType === "f16" ? DataType.FLOAT16 : DataType.FLOAT;
+  }
 
   input(info: OnnxValueInfo): void {
     this.#model.graph.input.push(info);
@@ -67,6 +80,16 @@ export class OnnxBuilder {
     return name;
   }
 
+  /** Adds a constant of the style's float type, once for each name. @returns `name` */
+  floats(name: string, dims: number[], values: Float32Array): string {
+    return this.tensor(name, this.floatType, dims, this.narrow(values));
+  }
+
+  /** `values` in the style's float type. */
+  narrow(values: Float32Array): Float32Array | Uint16Array {
+    return this.style.floatType === "f16" ? float16Array(values) : values;
+  }
+
   /** Adds a constant whose bytes are those of `of`, which must have been added. @returns `name` */
   alias(name: string, of: string, dims: number[]): string {
     const tensor = this.#initializers.get(of);
@@ -76,11 +99,28 @@ export class OnnxBuilder {
   }
 
   /** Adds an int64 constant: a scalar for a number, a vector for a list. @returns its name */
-  int64(value: number | number[]): string {
+  int64(value: number | bigint | (number | bigint)[]): string {
     const values = Array.isArray(value) ? value : [value];
     const label = Array.isArray(value) ? `[${value.join(", ")}]` : String(value);
     const dims = Array.isArray(value) ? [value.length] : [];
-    return this.tensor(`/model/constants/INT64/${label}`, DataType.INT64, dims, BigInt64Array.from(values, BigInt));
+    return this.#constant(`INT64/${label}`, DataType.INT64, dims, BigInt64Array.from(values, BigInt));
+  }
+
+  /** Adds a scalar of the style's float type. @returns its name */
+  scalar(value: number): string {
+    const type = this.style.floatType === "f16" ? "FLOAT16" : "FLOAT";
+    return this.#constant(`${type}/${value}`, this.floatType, [], this.narrow(Float32Array.of(value)));
+  }
+
+  #constant(label: string, dataType: number, dims: number[], data: BigInt64Array | Float32Array | Uint16Array): string {
+    const name = `/model/constants/${label}`;
+    if (!this.style.constantNodes) return this.tensor(name, dataType, dims, data);
+    if (!this.#constants.has(name)) {
+      this.#constants.add(name);
+      const value = tensorAttribute("value", { name: "", dataType, dims, rawData: bytesOf(data) });
+      this.node("Constant", `/model/constant_nodes/${label}`, [], [name], { attributes: { value } });
+    }
+    return name;
   }
 
   /** Adds the constants of `matrix` for the product at `path`, the weights with shape `[N, K/32, 32 * bits / 8]`. */
@@ -92,13 +132,13 @@ export class OnnxBuilder {
     const scaleDims = this.style.flatScales ? [rows * blocks] : [rows, blocks];
     return {
       qweight: this.tensor(names.qweight, DataType.UINT8, shape, qweight),
-      scales: this.tensor(names.scales, DataType.FLOAT, scaleDims, scales),
-      zeroPoints: zeroPoints && this.tensor(names.zeroPoints, DataType.FLOAT, scaleDims, zeroPoints),
+      scales: this.floats(names.scales, scaleDims, scales),
+      zeroPoints: zeroPoints && this.floats(names.zeroPoints, scaleDims, zeroPoints),
     };
   }
 
   /**
-   * Adds `input` f32 `[..., K]` times the transposed matrix, named as the style names the product at `path`.
+   * Adds `input` `[..., K]` times the transposed matrix, named as the style names the product at `path`.
    * @param output the output's name, where the style's will not do
    * @returns the output's name
    */
@@ -112,7 +152,7 @@ export class OnnxBuilder {
     const inputs = [input, names.qweight, names.scales];
     if (names.zeroPoints !== undefined) inputs.push(names.zeroPoints);
     this.node("MatMulNBits", this.style.matMulNames(path).node, inputs, [output], {
-      domain: "com.microsoft",
+      domain: MICROSOFT,
       attributes: {
         accuracy_level: this.style.accuracyLevel,
         bits: matrix.bits,
@@ -138,4 +178,9 @@ function makeAttribute(name: string, value: AttributeValue): OnnxAttribute {
 /** A float attribute for {@linkcode OnnxBuilder.node}, which takes plain numbers for integers. */
 export function float(name: string, value: number): Record<string, OnnxAttribute> {
   return { [name]: floatAttribute(name, value) };
+}
+
+/** An attribute of one tensor. */
+export function tensorAttribute(name: string, t: OnnxTensor): OnnxAttribute {
+  return { name, type: AttributeType.TENSOR, t };
 }

@@ -32,14 +32,18 @@ export function phi3Config(
     num_attention_heads: shape.numAttentionHeads,
     num_hidden_layers: shape.numHiddenLayers,
     num_key_value_heads: shape.numKeyValueHeads,
-    original_max_position_embeddings: shape.contextLength,
+    ...(shape.numAttentionHeads * shape.headDim !== shape.hiddenSize && { head_dim: shape.headDim }),
+    original_max_position_embeddings: shape.longRope?.originalContextLength ?? shape.contextLength,
+    ...(shape.rotaryDim && { partial_rotary_factor: shape.rotaryDim / shape.headDim }),
     pad_token_id,
     resid_pdrop: 0,
     rms_norm_eps: shape.rmsNormEps,
-    rope_scaling: null,
+    rope_scaling: shape.longRope
+      ? { type: "longrope", short_factor: shape.longRope.shortFactors, long_factor: shape.longRope.longFactors }
+      : null,
     rope_theta: shape.ropeTheta,
     sliding_window: shape.slidingWindow,
-    tie_word_embeddings: false,
+    tie_word_embeddings: shape.tieWordEmbeddings ?? false,
     torch_dtype: "float32",
     ...(externalData && {
       "transformers.js_config": { use_external_data_format: { [externalData.modelFileName]: externalData.files } },

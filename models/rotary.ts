@@ -17,22 +17,31 @@ export function halfRotaryRowOrder(rows: number, headDim: number): Uint32Array {
 }
 
 /**
- * Cosine and sine of position * theta^(-2j / head_dim), f32 `[context_length, head_dim/2]` each, as
- * GroupQueryAttention's `cos_cache` and `sin_cache`. Angles are f64, so late positions keep their precision.
+ * Cosine and sine of position * theta^(-2j / rotary_dim) / factors[j], times `scale`, f32 `[context_length,
+ * rotary_dim/2]` each, as GroupQueryAttention's `cos_cache` and `sin_cache`. Angles are f64, so late positions keep their
+ * precision.
  */
-export function rotaryCaches(contextLength: number, headDim: number, theta: number): {
-  cos: Float32Array;
-  sin: Float32Array;
-} {
-  const half = headDim / 2;
+export function rotaryCaches(
+  contextLength: number,
+  rotaryDim: number,
+  theta: number,
+  factors?: readonly number[],
+  scale = 1,
+): { cos: Float32Array; sin: Float32Array } {
+  const half = rotaryDim / 2;
   const cos = new Float32Array(contextLength * half);
   const sin = new Float32Array(contextLength * half);
   for (let j = 0; j < half; j++) {
-    const frequency = theta ** (-2 * j / headDim);
+    const frequency = theta ** (-2 * j / rotaryDim) / (factors?.[j] ?? 1);
     for (let position = 0; position < contextLength; position++) {
-      cos[position * half + j] = Math.cos(position * frequency);
-      sin[position * half + j] = Math.sin(position * frequency);
+      cos[position * half + j] = scale * Math.cos(position * frequency);
+      sin[position * half + j] = scale * Math.sin(position * frequency);
     }
   }
   return { cos, sin };
+}
+
+/** What LongRoPE scales cosines and sines by: https://arxiv.org/abs/2402.13753, as Phi-3's code has it. */
+export function longRopeScale(stretch: number, originalContextLength: number): number {
+  return stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(originalContextLength));
 }

@@ -1,13 +1,13 @@
 /**
  * Writes a Phi-3 model of seeded random weights, for measuring and testing what has Phi-3's shapes:
- * `bun models/synthetic.ts --size tiny|phi-3-mini --out folder [--format onnx|gguf] [--layout genai|hub] [--seed N]`.
- * The same options give the same bytes, and both formats hold the same weights.
+ * `bun models/synthetic.ts --size phi-3-mini|tiny|… --out folder [--format onnx|gguf] [--layout genai|hub|web|…]
+ * [--seed N]`. Sizes are in `phi3_shape.ts`, layouts in `synthetic_model.ts`. The same options give the same bytes, and both formats hold the same weights.
  */
 import { parseArgs } from "node:util";
 import { ModelFileError } from "../src/errors.ts";
 import { DiskStore } from "./file_store.ts";
 import { phi3Size } from "./phi3_shape.ts";
-import { LAYOUTS, writeSyntheticGguf, writeSyntheticOnnx } from "./synthetic_model.ts";
+import { type Layout, LAYOUTS, writeSyntheticGguf, writeSyntheticOnnx } from "./synthetic_model.ts";
 
 const { values } = parseArgs({
   options: {
@@ -28,7 +28,7 @@ function choice<T extends string>(option: string, known: readonly T[], value: st
 
 const size = phi3Size(values.size);
 const format = choice("format", ["onnx", "gguf"], values.format);
-const layout = choice("layout", LAYOUTS, values.layout);
+const layout = choice("layout", Object.keys(LAYOUTS) as Layout[], values.layout);
 const seed = Number(values.seed);
 if (!Number.isSafeInteger(seed) || seed < 0) {
   throw new ModelFileError(`Cannot make a synthetic model: seed ${values.seed}, wanted a whole number from 0`);

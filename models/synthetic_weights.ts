@@ -24,13 +24,15 @@ const LOGIT_GAIN = 2.5;
 export class SyntheticWeights implements DecoderWeights {
   constructor(readonly shape: Phi3Shape, readonly seed: number) {}
 
-  embedding(): FloatMatrix {
-    const { vocabSize: rows, hiddenSize: columns } = this.shape;
+  embedding(): FloatMatrix | NBitsMatrix {
+    const { vocabSize: rows, hiddenSize: columns, tieWordEmbeddings } = this.shape;
+    if (tieWordEmbeddings) return this.#matrix("lm_head", rows, columns, LOGIT_GAIN);
     return { rows, columns, pieces: () => this.#embeddingPieces() };
   }
 
-  head(): NBitsMatrix {
-    const { vocabSize, hiddenSize } = this.shape;
+  head(): NBitsMatrix | "tied" {
+    const { vocabSize, hiddenSize, tieWordEmbeddings } = this.shape;
+    if (tieWordEmbeddings) return "tied";
     return this.#matrix("lm_head", vocabSize, hiddenSize, LOGIT_GAIN);
   }
 
