@@ -11,7 +11,7 @@ import {
   stringAttribute,
 } from "../src/model/onnx_proto.ts";
 import { aliasTensor, bytesOf, type ExternalDataWriter, type TensorData } from "./external_data.ts";
-import { float16Array } from "./float16.ts";
+import { float16Array } from "../src/model/float16.ts";
 import { type GraphStyle, HEARTH_STYLE } from "./graph_style.ts";
 import { BLOCK_SIZE, type NBitsMatrix } from "./nbits_matrix.ts";
 

@@ -4,7 +4,7 @@
  */
 import { ModelFileError } from "../src/errors.ts";
 import type { DecoderWeights } from "./decoder_weights.ts";
-import { numberToFloat16 } from "./float16.ts";
+import { numberToFloat16 } from "../src/model/float16.ts";
 import { GgmlType } from "./gguf_source.ts";
 import type { GgufTensorSource, GgufValue } from "./gguf_writer.ts";
 import type { NBitsMatrix } from "./nbits_matrix.ts";

@@ -15,7 +15,7 @@
  * ```
  */
 import { ModelFileError } from "../src/errors.ts";
-import { float16ToNumber, numberToFloat16 } from "./float16.ts";
+import { float16ToNumber, numberToFloat16 } from "../src/model/float16.ts";
 import { BLOCK_SIZE, type NBitsMatrix } from "./nbits_matrix.ts";
 
 /** Bytes of one block of 32 weights. */

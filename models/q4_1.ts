@@ -17,7 +17,7 @@
  * A float zero point keeps Q4_1 as it is; a uint8 one would round the weights a second time.
  */
 import { ModelFileError } from "../src/errors.ts";
-import { float16ToNumber } from "./float16.ts";
+import { float16ToNumber } from "../src/model/float16.ts";
 import { BLOCK_SIZE, createNBitsMatrix, type NBitsMatrix } from "./nbits_matrix.ts";
 
 /** Bytes of one block of 32 weights. */

@@ -10,7 +10,7 @@
  * MatMulNBits and GatherBlockQuantized with 8 bits hold q + 128 as uint8, and 128 is their default zero point: exact.
  */
 import { ModelFileError } from "../src/errors.ts";
-import { float16ToNumber } from "./float16.ts";
+import { float16ToNumber } from "../src/model/float16.ts";
 import { BLOCK_SIZE, createNBitsMatrix, type NBitsMatrix } from "./nbits_matrix.ts";
 
 /** Bytes of one block of 32 weights. */

@@ -1,4 +1,4 @@
-import { float16ToNumber, numberToFloat16 } from "./float16.ts";
+import { float16ToNumber, numberToFloat16 } from "../src/model/float16.ts";
 import { BLOCK_SIZE, createNBitsMatrix, type NBitsMatrix } from "./nbits_matrix.ts";
 
 /** Standard deviation of {@linkcode RandomWeights.next}: four bytes, each with variance (256^2 - 1) / 12. */

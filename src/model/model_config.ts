@@ -15,7 +15,7 @@ export interface ModelConfig {
   numKeyValueHeads: number;
   headDim: number;
   vocabSize: number;
-  /** Tokens that fit, prompt and answer together. */
+  /** Tokens that fit, prompt and answer together. Under LongRoPE those of the original context, see {@linkcode contextOf}. */
   contextLength: number;
   rmsNormEps: number;
   ropeTheta: number;
@@ -35,6 +35,8 @@ const schema = z.object({
   head_dim: count.nullish(),
   vocab_size: count,
   max_position_embeddings: count,
+  original_max_position_embeddings: count.nullish(),
+  rope_scaling: z.looseObject({ long_factor: z.array(z.number()).optional() }).nullish(),
   rms_norm_eps: z.number().positive(),
   rope_theta: z.number().positive().default(10_000),
   sliding_window: count.nullish(),
@@ -67,12 +69,22 @@ export function parseModelConfig(json: unknown): ModelConfig {
     numKeyValueHeads: config.num_key_value_heads ?? config.num_attention_heads,
     headDim,
     vocabSize: config.vocab_size,
-    contextLength: config.max_position_embeddings,
+    contextLength: contextOf(config),
     rmsNormEps: config.rms_norm_eps,
     ropeTheta: config.rope_theta,
     slidingWindow: config.sliding_window ?? undefined,
     tieWordEmbeddings: config.tie_word_embeddings,
   };
+}
+
+/**
+ * LongRoPE turns keys by other factors in a sequence beyond the original context, by long ones for all its tokens. What
+ * was cached before is turned by the short ones and means nothing any more. onnxruntime goes on all the same, its
+ * graph takes the factors that the pass's length asks for; here a sequence ends where they change.
+ */
+function contextOf(config: z.infer<typeof schema>): number {
+  const { max_position_embeddings: all, original_max_position_embeddings: original, rope_scaling } = config;
+  return rope_scaling?.long_factor && original ? Math.min(original, all) : all;
 }
 
 /** f32 bytes that one token's keys and values take: 2 x layers x kv heads x head_dim x 4. */

@@ -1,8 +1,7 @@
-import { readFileSync } from "node:fs";
-import { ModelFileError } from "../errors.ts";
 import type { ModelConfig } from "./model_config.ts";
 import { onnxFile } from "./onnx_file.ts";
-import { DataType, decodeModel, type OnnxGraph, type OnnxNode } from "./onnx_proto.ts";
+import { DataType, type OnnxGraph, type OnnxNode } from "./onnx_proto.ts";
+import { readOnnx } from "./read_onnx.ts";
 
 /** A module of the model: a named part with parts of its own, or an operation with its shape. */
 interface Module {
@@ -32,15 +31,8 @@ const PLUMBING = new Set([
  * @throws {ModelFileError} when the graph cannot be read
  */
 export function printModuleTree(folder: string, config: ModelConfig): string {
-  const path = onnxFile(folder);
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(path);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph ${path}: ${(cause as Error).message}`, { cause });
-  }
   const root: Module = { operation: "", children: new Map() };
-  const { graph } = decodeModel(bytes);
+  const { graph } = readOnnx(onnxFile(folder));
   const shapes = new Map(graph.initializer.map((tensor) => [tensor.name, tensor.dims]));
   for (const node of graph.node) addNode(root, node, graph, shapes);
   return `${config.architecture}(\n${printChildren(root, "  ")})`;

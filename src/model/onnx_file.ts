@@ -4,22 +4,22 @@ import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
 import { insideFolder } from "./external_tensor.ts";
 
-const HUB_FILE = join("onnx", "model_q4.onnx");
+const HUB_FILES = ["model_q4.onnx", "model_q4f16.onnx"].map((name) => join("onnx", name));
 const GENAI_CONFIG = "genai_config.json";
 const genaiConfig = z.object({ model: z.object({ decoder: z.object({ filename: z.string().min(1) }) }) });
 
 /**
- * The int4 graph of a model folder: `onnx/model_q4.onnx` as transformers.js has it, or what `genai_config.json` names,
- * as onnxruntime-genai has it.
+ * The int4 graph of a model folder: `onnx/model_q4.onnx` or `onnx/model_q4f16.onnx` as transformers.js has them, or what
+ * `genai_config.json` names, as onnxruntime-genai has it.
  * https://onnxruntime.ai/docs/genai/reference/config.html
  * @throws {ModelFileError} when there is neither
  */
 export function onnxFile(modelDir: string): string {
-  const hubPath = join(modelDir, HUB_FILE);
-  if (existsSync(hubPath)) return hubPath;
+  const hubPath = HUB_FILES.map((name) => join(modelDir, name)).find((path) => existsSync(path));
+  if (hubPath !== undefined) return hubPath;
   const configPath = join(modelDir, GENAI_CONFIG);
   if (!existsSync(configPath)) {
-    throw new ModelFileError(`Cannot find a graph in ${modelDir}: wanted ${HUB_FILE} or ${GENAI_CONFIG}`);
+    throw new ModelFileError(`Cannot find a graph in ${modelDir}: wanted ${[...HUB_FILES, GENAI_CONFIG].join(" or ")}`);
   }
   let json: unknown;
   try {

@@ -1,7 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
 import { dirname } from "node:path";
 import { ModelFileError } from "../errors.ts";
-import { externalRange, insideFolder, weightFolders } from "./external_tensor.ts";
+import { externalRange, insideFolder, tensorByteLength, weightFolders } from "./external_tensor.ts";
 import type { OnnxTensor } from "./onnx_proto.ts";
 
 /** A tensor's bytes, read in parts: where they are gigabytes, nobody has to hold them twice. */
@@ -33,6 +33,10 @@ export class TensorFiles implements Disposable {
     if (!range) {
       const { rawData, name } = tensor;
       if (!rawData) throw new ModelFileError(`Cannot read tensor ${name}: it has no raw data`);
+      const wanted = tensorByteLength(tensor);
+      if (rawData.length !== wanted) {
+        throw new ModelFileError(`Cannot read tensor ${name}: it has ${rawData.length} bytes, wanted ${wanted}`);
+      }
       return { length: rawData.length, read: (at, into) => into.set(rawData.subarray(at, at + into.length)) };
     }
     const { path, offset, length } = range;

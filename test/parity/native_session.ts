@@ -1,6 +1,6 @@
 /** A model file as onnxruntime's native build runs it, whatever layout it has. */
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { float16ToNumber } from "../../models/float16.ts";
+import { float16ToNumber } from "../../src/model/float16.ts";
 import type { ModelConfig } from "../../src/model/model_config.ts";
 
 // onnxruntime-common 1.30 hands f16 over as Float16Array where there is one, of which onnxruntime-node sees no byte. It
