@@ -9,7 +9,8 @@ import { loadKernels } from "../../src/backend/simd/kernels.ts";
 import { packedBytes } from "../../src/backend/simd/load_weights.ts";
 import { createEngine } from "../../src/engine/create_engine.ts";
 import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
-import { decodeModel } from "../../src/model/onnx_proto.ts";
+import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
+import { readOnnx } from "../../src/model/read_onnx.ts";
 import { onnxFile } from "../../src/model/onnx_file.ts";
 import { TensorFiles } from "../../src/model/tensor_bytes.ts";
 import { parseEnvironment } from "../../src/runtime/options.ts";
@@ -56,7 +57,10 @@ const onnx = onnxFile(path);
 if (cold) forgetFiles();
 const read = readFiles(join(onnx, ".."));
 using files = new TensorFiles(onnx);
-const kept = packedBytes((await loadKernels())!, findDecoderWeights(decodeModel(readFileSync(onnx)), files, config));
+const kept = packedBytes(
+  (await loadKernels())!,
+  findDecoderWeights(readDecoderGraph(readOnnx(onnx), config), files, config),
+);
 const mib = (bytes: number) => bytes / 2 ** 20;
 const loaded: Loaded = {
   model: id,

@@ -39,7 +39,7 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+    /// `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
     #[wasm_bindgen(constructor)]
     #[allow(clippy::too_many_arguments)]
     pub fn new(
@@ -49,6 +49,7 @@ impl Engine {
         heads: usize,
         kv_heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         vocab: usize,
         epsilon: f32,
         window: usize,
@@ -59,7 +60,7 @@ impl Engine {
         let attention = AttentionShape { heads, kv_heads, head_dim, window };
         Engine {
             model: Model {
-                config: Config { hidden, intermediate, attention, vocab, epsilon, f32_activations },
+                config: Config { hidden, intermediate, attention, rotary_dim, vocab, epsilon, f32_activations },
                 layers: (0..layers).map(|_| Layer::default()).collect(),
                 embedding: None,
                 table: None,

@@ -153,7 +153,7 @@ fn add_rows(x: &mut [f32], y: &[f32], hidden: usize) {
 /// Turns queries and keys of one token to its position, and puts its keys and values into the cache.
 fn store(model: &Model, pool: &BlockPool, sequence: &Sequence, layer: usize, position: usize, qkv: &mut [f32]) {
     let shape = &model.config.attention;
-    let half = shape.head_dim / 2;
+    let half = model.config.rotary_dim / 2;
     let (cos, sin) = (&model.cos[position * half..][..half], &model.sin[position * half..][..half]);
     for head in qkv[..(shape.heads + shape.kv_heads) * shape.head_dim].chunks_exact_mut(shape.head_dim) {
         rotate(head, cos, sin);

@@ -6,7 +6,7 @@ use crate::activations::Activations;
 use crate::choose::choose;
 use crate::gemm_f32;
 use crate::half::f16_to_f32;
-use crate::layout::{byte_at, Weights, BLOCK, PANEL};
+use crate::layout::{byte_at, nibble_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
 use crate::memory::AlignedBytes;
 use crate::pack::{pack_panel, Packed, Source};
@@ -87,17 +87,24 @@ impl Linear {
         });
     }
 
-    /// Row `n` of an int8 matrix as f32 `[k]`: the embedding of a token.
+    /// Row `n` as f32 `[k]`: the embedding of a token.
     pub fn row(&self, n: usize, out: &mut [f32]) {
-        assert!(self.weights == Weights::Int8 && n < self.n && out.len() == self.k);
+        assert!(n < self.n && out.len() == self.k);
         let (panel, column) = (n / PANEL, n % PANEL);
         let panel = &self.packed[panel * self.weights.panel_bytes(self.k)..];
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
             let block = &panel[block * self.weights.block_bytes()..];
+            let factor = |at: usize| f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
             let at = self.weights.quant_bytes() + 2 * column;
-            let scale = f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
+            let scale = factor(at);
             for (k, value) in out.iter_mut().enumerate() {
-                *value = (block[byte_at(column, k)] as i32 - 128) as f32 * scale;
+                let (byte, shift) = nibble_at(column, k);
+                let q = (block[byte] >> shift & 15) as i32;
+                *value = match self.weights {
+                    Weights::Int4 => (q - 8) as f32 * scale,
+                    Weights::Int4Affine => q as f32 * scale + factor(at + 2 * PANEL),
+                    Weights::Int8 => (block[byte_at(column, k)] as i32 - 128) as f32 * scale,
+                };
             }
         }
     }

@@ -9,6 +9,8 @@ pub struct Config {
     pub hidden: usize,
     pub intermediate: usize,
     pub attention: AttentionShape,
+    /// Numbers of each head that are turned to its position, the first ones.
+    pub rotary_dim: usize,
     pub vocab: usize,
     pub epsilon: f32,
     /// Products take activations as they are, not rounded to int8.
@@ -36,7 +38,7 @@ pub struct Layer {
 pub struct Model {
     pub config: Config,
     pub layers: Vec<Layer>,
-    /// int8 `[vocab, hidden]`
+    /// int8 or int4 `[vocab, hidden]`
     pub embedding: Option<Linear>,
     /// The embedding where it is not quantized, `[vocab, hidden]`.
     pub table: Option<Table>,
@@ -44,7 +46,7 @@ pub struct Model {
     pub head: Option<Linear>,
     /// f32 `[hidden]`
     pub final_norm: Vec<f32>,
-    /// f32 `[context, head_dim / 2]` each
+    /// f32 `[context, rotary_dim / 2]` each
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
 }

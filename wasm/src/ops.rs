@@ -33,9 +33,9 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// Rotary embedding of one head, halves rotated against each other, https://arxiv.org/abs/2104.09864.
-/// `cos` and `sin` are `[head_dim / 2]`, of the head's position.
+/// `cos` and `sin` are `[rotary_dim / 2]`, of the head's position; what is beyond `rotary_dim` stays as it is.
 pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (low, high) = head.split_at_mut(cos.len());
+    let (low, high) = head[..2 * cos.len()].split_at_mut(cos.len());
     for i in 0..cos.len() {
         let (a, b) = (low[i], high[i]);
         low[i] = a * cos[i] - b * sin[i];

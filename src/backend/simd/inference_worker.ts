@@ -1,8 +1,8 @@
-import { readFileSync } from "node:fs";
 import { workerData } from "node:worker_threads";
-import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
+import { BackendUnavailableError } from "../../errors.ts";
+import { readDecoderGraph } from "../../model/decoder_graph.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import { decodeModel } from "../../model/onnx_proto.ts";
+import { readOnnx } from "../../model/read_onnx.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { serveThread } from "../serve_thread.ts";
 import { findDecoderWeights } from "./decoder_weights.ts";
@@ -27,14 +27,9 @@ export interface LoadOptions {
 
 await serveThread(async (onProgress) => {
   const { onnxPath, config, threads, kv, activations, memoryBudgetBytes } = workerData as LoadOptions;
-  let graph: Uint8Array;
-  try {
-    graph = readFileSync(onnxPath);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
+  const graph = readDecoderGraph(readOnnx(onnxPath), config);
   using files = new TensorFiles(onnxPath);
-  const weights = findDecoderWeights(decodeModel(graph), files, config);
+  const weights = findDecoderWeights(graph, files, config);
   const kernels = await loadKernels();
   if (!kernels) {
     throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");

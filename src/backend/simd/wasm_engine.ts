@@ -70,6 +70,7 @@ export type WasmEngineConstructor = new (
   heads: number,
   kvHeads: number,
   headDim: number,
+  rotaryDim: number,
   vocab: number,
   epsilon: number,
   /** 0 for none */

@@ -14,7 +14,7 @@ export const engine_copy_block_in: (a: number, b: number, c: number, d: number) 
 export const engine_copy_block_out: (a: number, b: number, c: number, d: number) => void;
 export const engine_forward: (a: number, b: number, c: number, d: number) => number;
 export const engine_logits: (a: number) => number;
-export const engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number;
+export const engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => number;
 export const engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
 export const engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
 export const engine_rank: (a: number, b: number, c: number) => number;

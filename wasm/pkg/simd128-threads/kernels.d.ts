@@ -44,9 +44,9 @@ export class Engine {
      */
     logits(): number;
     /**
-     * `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
      */
-    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, vocab: number, epsilon: number, window: number, kv: number, f32_activations: boolean);
+    constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, rotary_dim: number, vocab: number, epsilon: number, window: number, kv: number, f32_activations: boolean);
     /**
      * Makes room for a matrix `[n, k]` in `slot`: 0 qkv, 1 output, 2 gate_up, 3 down of `layer`; 4 embedding, 5 head.
      * `weights` as in `lib.rs`. Returns false when the memory is not there.
@@ -239,7 +239,7 @@ export interface InitOutput {
     readonly engine_copy_block_out: (a: number, b: number, c: number, d: number) => void;
     readonly engine_forward: (a: number, b: number, c: number, d: number) => number;
     readonly engine_logits: (a: number) => number;
-    readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => number;
+    readonly engine_new: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => number;
     readonly engine_new_matrix: (a: number, b: number, c: number, d: number, e: number, f: number) => number;
     readonly engine_pack_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number) => number;
     readonly engine_rank: (a: number, b: number, c: number) => number;

@@ -105,21 +105,22 @@ export class Engine {
         return ret >>> 0;
     }
     /**
-     * `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
      * @param {number} layers
      * @param {number} hidden
      * @param {number} intermediate
      * @param {number} heads
      * @param {number} kv_heads
      * @param {number} head_dim
+     * @param {number} rotary_dim
      * @param {number} vocab
      * @param {number} epsilon
      * @param {number} window
      * @param {number} kv
      * @param {boolean} f32_activations
      */
-    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv, f32_activations) {
-        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, epsilon, window, kv, f32_activations);
+    constructor(layers, hidden, intermediate, heads, kv_heads, head_dim, rotary_dim, vocab, epsilon, window, kv, f32_activations) {
+        const ret = wasm.engine_new(layers, hidden, intermediate, heads, kv_heads, head_dim, rotary_dim, vocab, epsilon, window, kv, f32_activations);
         this.__wbg_ptr = ret >>> 0;
         EngineFinalization.register(this, this.__wbg_ptr, this);
         return this;
