@@ -13,7 +13,7 @@ const OWN: ReadonlySet<string> = new Set([
   "SkipSimplifiedLayerNormalization",
 ]);
 /** Weights along K with one scale: what our kernels and every published file have. */
-const BLOCK_SIZE = 32;
+export const BLOCK_SIZE = 32;
 const FLOATS: readonly number[] = [DataType.FLOAT, DataType.FLOAT16];
 
 /** A product with quantized weights: its node, and its constants with their shapes checked. */

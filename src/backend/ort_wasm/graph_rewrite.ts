@@ -1,8 +1,11 @@
 import { ModelFileError } from "../../errors.ts";
+import type { DecoderGraph } from "../../model/decoder_graph.ts";
 import { tensorByteLength } from "../../model/external_tensor.ts";
+import { asFloats } from "../../model/float_bytes.ts";
+import { integer, nodeName } from "../../model/graph_index.ts";
+import { BLOCK_SIZE, type QuantizedProduct } from "../../model/graph_reader.ts";
 import { expandMatMulNBits } from "../../model/matmul_nbits.ts";
 import {
-  AttributeType,
   DataLocation,
   DataType,
   encodeModel,
@@ -13,6 +16,10 @@ import {
   tensorValueInfo,
 } from "../../model/onnx_proto.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
+import { fixRotary } from "../ort/fix_rotary.ts";
+import { fuseAttention } from "../ort/fuse_attention.ts";
+import { pruneGraph } from "../ort/prune_graph.ts";
+import { widenHalf } from "../ort/widen_half.ts";
 
 /** How weights are held: expanded to f32 once, or as the file has them and expanded in every pass. */
 export type WeightForm = "f32" | "int4";
@@ -28,59 +35,59 @@ export interface RewrittenModel {
 /** An input that the rewritten graph has beside the model's own: int64 `[positions]`, where logits are wanted. */
 export const LOGITS_POSITIONS = "logits_positions";
 
-/** A `MatMulNBits` node with its parameters. */
-interface QuantizedMatMul {
-  node: OnnxNode;
-  inFeatures: number;
-  outFeatures: number;
-  bits: number;
-  blockSize: number;
-}
-
 /**
- * Bytes of weights in the heap for each form.
- * @throws {ModelFileError} when the graph is not one that can be rewritten
+ * Bytes of weights in the heap for each form, f16 widened to f32.
+ * @throws {ModelFileError} when a constant is of a type that no weight has
  */
-export function weightBytes(model: OnnxModel): Record<WeightForm, number> {
-  const byName = initializersByName(model);
-  const matMuls = quantizedMatMuls(model);
-  const quantized = new Set(matMuls.flatMap(({ node }) => node.input.slice(1)));
-  const bytesOf = (names: Iterable<string>) =>
-    [...names].reduce((total, name) => total + (byName.has(name) ? tensorByteLength(byName.get(name)!) : 0), 0);
-  const rest = bytesOf(byName.keys()) - bytesOf(quantized);
-  const expanded = matMuls.reduce((total, { inFeatures, outFeatures }) => total + inFeatures * outFeatures * 4, 0);
-  return { f32: rest + expanded, int4: rest + bytesOf(quantized) };
+export function weightBytes(decoder: DecoderGraph): Record<WeightForm, number> {
+  const floats = (tensor: OnnxTensor) => tensorByteLength({ ...tensor, dataType: DataType.FLOAT });
+  const packed = ({ qweight, scales, zeroPoints }: QuantizedProduct) =>
+    tensorByteLength(qweight) + floats(scales) + (zeroPoints ? tensorByteLength(zeroPoints) : 0);
+  const { embedding, rotary, finalNorm, layers } = decoder;
+  const products = quantizedProducts(decoder);
+  const vectors = [...layers.flatMap((layer) => [layer.inputNorm, layer.postAttentionNorm]), finalNorm];
+  const rest = [...vectors, rotary.cos, rotary.sin].reduce((sum, tensor) => sum + floats(tensor), 0) +
+    ("node" in embedding ? packed(embedding) : floats(embedding));
+  return {
+    f32: products.reduce((sum, { n, k }) => sum + n * k * 4, rest),
+    int4: products.reduce((sum, product) => sum + packed(product), rest),
+  };
 }
 
 /**
- * Makes a decoder graph cheap to run token by token:
+ * Makes a decoder graph one that runs in f32 with GroupQueryAttention, and cheap to run token by token:
  * lm_head gets only the positions in the new input {@linkcode LOGITS_POSITIONS}; the last hidden state becomes an
- * output; attention avoids a slow path ({@linkcode noSink}); and, for `"f32"`, each `MatMulNBits` becomes a plain `MatMul` over weights expanded here, because
- * onnxruntime-web 1.30.0 expands them anew in every call (7 to 11 times slower at one token).
+ * output; attention avoids a slow path ({@linkcode noSink}); and, for `"f32"`, each
+ * `MatMulNBits` becomes a plain `MatMul` over weights expanded here, because onnxruntime-web 1.30.0 expands them anew in
+ * every call (7 to 11 times slower at one token).
+ * @param decoder what `model` was read as
  * @param onnxPath where the model's external data lies beside
  * @param onProgress called with the share done
  * @throws {ModelFileError} when the graph is not a decoder of this kind, or its data is damaged
  */
 export function rewriteModel(
-  model: OnnxModel,
+  original: OnnxModel,
+  decoder: DecoderGraph,
   onnxPath: string,
   form: WeightForm,
   onProgress?: (fraction: number) => void,
 ): RewrittenModel {
-  const { head, hiddenStates } = findHead(model);
+  const fused = pruneGraph(fixRotary(fuseAttention(original, decoder), decoder));
+  const model = widenHalf(fused);
+  const { head: { node: head }, hiddenStates } = decoder;
   const weights = new Map<string, Uint8Array>();
-  const byName = initializersByName(model);
+  const byName = initializersByName(fused);
   using files = new TensorFiles(onnxPath);
   const read = (name: string | undefined): Uint8Array | undefined => {
     const tensor = name ? byName.get(name) : undefined;
     if (!tensor) return undefined;
-    const source = files.bytesOf(tensor);
+    const source = asFloats(tensor, files.bytesOf(tensor));
     const bytes = new Uint8Array(source.length);
     source.read(0, bytes);
     return bytes;
   };
 
-  const initializers = new Map(byName);
+  const initializers = initializersByName(model);
   const replaced = new Map<OnnxNode, OnnxNode>();
   const addWeight = (tensor: OnnxTensor, bytes: Uint8Array) => {
     const { rawData: _, ...rest } = tensor;
@@ -93,20 +100,18 @@ export function rewriteModel(
   };
 
   if (form === "f32") {
-    const matMuls = quantizedMatMuls(model);
-    matMuls.forEach((matMul, index) => {
-      const name = `${matMul.node.input[1]}.f32`;
-      addWeight(
-        { name, dataType: DataType.FLOAT, dims: [matMul.inFeatures, matMul.outFeatures] },
-        new Uint8Array(expand(matMul, read).buffer),
-      );
-      replaced.set(matMul.node, plainMatMul(matMul.node, name));
-      onProgress?.((index + 1) / matMuls.length);
+    const products = quantizedProducts(decoder);
+    products.forEach((product, index) => {
+      const { node, n, k, qweight } = product;
+      const name = `${qweight.name}.f32`;
+      addWeight({ name, dataType: DataType.FLOAT, dims: [k, n] }, new Uint8Array(expand(product, read).buffer));
+      replaced.set(node, { ...node, opType: "MatMul", domain: "", input: [node.input[0]!, name], attribute: [] });
+      onProgress?.((index + 1) / products.length);
     });
   }
   const nodes = model.graph.node.map((node) => {
     if (node.opType !== "GroupQueryAttention" || node.input[HEAD_SINK]) return replaced.get(node) ?? node;
-    const sink = noSink(attribute(node, "num_heads"));
+    const sink = noSink(integer(node, "num_heads"));
     initializers.set(sink.name, sink);
     const input = Array.from({ length: HEAD_SINK }, (_, i) => node.input[i] ?? "");
     return { ...node, input: [...input, sink.name] };
@@ -128,7 +133,7 @@ export function rewriteModel(
   const used = new Set(node.flatMap(({ input }) => input));
   for (const [name, tensor] of initializers) {
     if (!used.has(name)) initializers.delete(name);
-    else if (!weights.has(name) && tensor.dataLocation === DataLocation.EXTERNAL) addWeight(tensor, read(name)!);
+    else if (!weights.has(name) && isMoved(tensor, byName.get(name))) addWeight(tensor, read(name)!);
   }
   const rewritten: OnnxModel = {
     ...model,
@@ -164,32 +169,16 @@ function at(location: string, bytes: Uint8Array) {
   ];
 }
 
-/** The node that makes `logits`, and what it reads. */
-function findHead({ graph }: OnnxModel): { head: OnnxNode; hiddenStates: string } {
-  const head = graph.node.find(({ output }) => output.includes("logits"));
-  if (head?.opType !== "MatMulNBits" && head?.opType !== "MatMul") {
-    throw new ModelFileError(
-      `Cannot use the graph: logits come from ${head ? `${head.opType} ${head.name}` : "no node"}, ` +
-        "wanted MatMulNBits or MatMul",
-    );
-  }
-  return { head, hiddenStates: head.input[0]! };
-}
+/** Whether a tensor's bytes are handed over by name: outside the file, or widened. */
+const isMoved = (tensor: OnnxTensor, before: OnnxTensor | undefined) =>
+  before !== undefined && (tensor.dataLocation === DataLocation.EXTERNAL || tensor.dataType !== before.dataType);
 
-function quantizedMatMuls({ graph }: OnnxModel): QuantizedMatMul[] {
-  return graph.node.filter(({ opType }) => opType === "MatMulNBits").map((node) => ({
-    node,
-    inFeatures: attribute(node, "K"),
-    outFeatures: attribute(node, "N"),
-    bits: attribute(node, "bits"),
-    blockSize: attribute(node, "block_size"),
-  }));
-}
-
-function attribute(node: OnnxNode, name: string): number {
-  const found = node.attribute.find((item) => item.name === name && item.type === AttributeType.INT);
-  if (found?.i === undefined) throw new ModelFileError(`Cannot use node ${node.name}: it has no attribute ${name}`);
-  return found.i;
+/** All products, in the order in which they are run. */
+export function quantizedProducts({ layers, head }: DecoderGraph): QuantizedProduct[] {
+  return [
+    ...layers.flatMap(({ attention, output, gateUp, down }) => [...attention.qkv, output, ...gateUp, down]),
+    head,
+  ];
 }
 
 /** Place of `head_sink` among the inputs of GroupQueryAttention. */
@@ -208,32 +197,27 @@ function noSink(heads: number): OnnxTensor {
 }
 
 function expand(
-  { node, inFeatures, outFeatures, bits, blockSize }: QuantizedMatMul,
-  read: (name: string | undefined) => Uint8Array | undefined,
+  { node, n, k, bits, qweight, scales, zeroPoints }: QuantizedProduct,
+  read: (name: string) => Uint8Array | undefined,
 ): Float32Array<ArrayBuffer> {
-  const [, qweight, scales, zeroPoints] = node.input.map(read);
-  if (!qweight || !scales) throw new ModelFileError(`Cannot use node ${node.name}: its weights are not constants`);
-  const blocks = outFeatures * inFeatures / blockSize;
+  const bytesOf = (tensor: OnnxTensor): Uint8Array => {
+    const bytes = read(tensor.name);
+    if (!bytes) throw new ModelFileError(`Cannot use node ${nodeName(node)}: ${tensor.name} is gone`);
+    return bytes;
+  };
+  const zeros = zeroPoints && bytesOf(zeroPoints);
   return expandMatMulNBits({
-    inFeatures,
-    outFeatures,
+    inFeatures: k,
+    outFeatures: n,
     bits,
-    blockSize,
-    qweight,
-    scales: floats(scales),
-    // Float zero points are one a block and four bytes each; packed ones are a byte or half of one.
-    zeroPoints: zeroPoints && zeroPoints.length === blocks * 4 ? floats(zeroPoints) : zeroPoints,
+    blockSize: BLOCK_SIZE,
+    qweight: bytesOf(qweight),
+    scales: floats(bytesOf(scales)),
+    zeroPoints: zeros && zeroPoints.dataType !== DataType.UINT8 ? floats(zeros) : zeros,
   });
 }
 
 /** A copy, since bytes inside a protobuf lie at any address. */
 function floats(bytes: Uint8Array): Float32Array {
   return new Float32Array(new Uint8Array(bytes).buffer);
-}
-
-function plainMatMul(node: OnnxNode, weight: string): OnnxNode {
-  if (node.input[4] || node.input[5]) {
-    throw new ModelFileError(`Cannot expand node ${node.name}: a group index or bias is not supported`);
-  }
-  return { ...node, opType: "MatMul", domain: "", input: [node.input[0]!, weight], attribute: [] };
 }

@@ -1,8 +1,8 @@
-import { readFileSync } from "node:fs";
 import { workerData } from "node:worker_threads";
-import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
+import { BackendUnavailableError } from "../../errors.ts";
+import { readDecoderGraph } from "../../model/decoder_graph.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import { decodeModel } from "../../model/onnx_proto.ts";
+import { readOnnx } from "../../model/read_onnx.ts";
 import type { LoadProgress } from "../inference_thread.ts";
 import { serveThread } from "../serve_thread.ts";
 import { ApiSession } from "./api_session.ts";
@@ -22,14 +22,10 @@ export interface LoadOptions {
   session: SessionKind | "auto";
 }
 
-function readModel({ onnxPath, weights }: LoadOptions, onProgress: LoadProgress): RewrittenModel {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(onnxPath);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
-  return rewriteModel(decodeModel(bytes), onnxPath, weights, (done) => onProgress("expanding weights", done));
+function readModel({ onnxPath, config, weights }: LoadOptions, onProgress: LoadProgress): RewrittenModel {
+  const model = readOnnx(onnxPath);
+  const decoder = readDecoderGraph(model, config);
+  return rewriteModel(model, decoder, onnxPath, weights, (done) => onProgress("expanding weights", done));
 }
 
 await serveThread(async (onProgress) => {

@@ -1,14 +1,14 @@
-import { readFileSync } from "node:fs";
-import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import { kvCapacity } from "../../kv/kv_capacity.ts";
+import { readDecoderGraph } from "../../model/decoder_graph.ts";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
-import { decodeModel } from "../../model/onnx_proto.ts";
 import { onnxFile } from "../../model/onnx_file.ts";
+import { readOnnx } from "../../model/read_onnx.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
-import { weightBytes, type WeightForm } from "./graph_rewrite.ts";
+import type { WeightForm } from "./graph_rewrite.ts";
 import type { LoadOptions, SessionKind } from "./inference_worker.ts";
+import { chooseWeights } from "./weight_form.ts";
 
 /** Options of {@linkcode createOrtWasmBackend}. */
 export interface OrtWasmOptions {
@@ -30,9 +30,6 @@ export interface OrtWasmOptions {
 }
 
 const ONNXRUNTIME_WEB = "1.30.0";
-const GIB = 2 ** 30;
-/** Runtime, graph and what a pass needs beside weights and KV; 110 MiB were measured on the bundled model. */
-const OVERHEAD_BYTES = 160 * 2 ** 20;
 
 /**
  * Loads a model into onnxruntime-web on a thread of its own.
@@ -42,7 +39,8 @@ const OVERHEAD_BYTES = 160 * 2 ** 20;
 export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Backend> {
   const { modelDir, config, threads } = options;
   const onnxPath = onnxFile(modelDir);
-  const { form, detail } = chooseWeights(onnxPath, options.weights ?? "auto", options.memoryBudgetBytes);
+  const decoder = readDecoderGraph(readOnnx(onnxPath), config);
+  const { form, detail } = chooseWeights(decoder, config, options.weights ?? "auto", options.memoryBudgetBytes);
   const load: LoadOptions = { onnxPath, config, threads, weights: form, session: options.session ?? "auto" };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
@@ -66,38 +64,3 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
     onCrash: options.onCrash,
   });
 }
-
-/**
- * f32 where it fits: 7 to 11 times faster at one token. Loading holds the weights twice, here and in the heap, and
- * onnxruntime packs f32 matrices into a copy of its own.
- */
-function chooseWeights(
-  onnxPath: string,
-  wanted: WeightForm | "auto",
-  budget: number,
-): { form: WeightForm; detail: string } {
-  let graph: Uint8Array;
-  try {
-    graph = readFileSync(onnxPath);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
-  const bytes = weightBytes(decodeModel(graph));
-  const needed: Record<WeightForm, number> = {
-    f32: 3 * bytes.f32 + OVERHEAD_BYTES,
-    int4: 2 * bytes.int4 + OVERHEAD_BYTES,
-  };
-  const heap: Record<WeightForm, number> = { f32: 2 * bytes.f32, int4: bytes.int4 };
-  const fits = (form: WeightForm) => needed[form] <= budget && heap[form] + OVERHEAD_BYTES < 3.5 * GIB;
-  const form = wanted === "auto" ? (fits("f32") ? "f32" : "int4") : wanted;
-  if (fits(form)) {
-    const why = wanted === "auto" ? `, f32 would take ${gib(needed.f32)} of ${gib(budget)}` : "";
-    return { form, detail: form === "f32" ? "weights expanded to f32 at load" : `the file's int4 weights${why}` };
-  }
-  throw new OutOfMemoryError(
-    `Cannot load the model: its weights as ${form} take ${gib(needed[form])} while loading, ` +
-      `${gib(budget)} may be used and a WASM heap ends at 4 GiB`,
-  );
-}
-
-const gib = (bytes: number) => `${(bytes / GIB).toFixed(1)} GiB`;
