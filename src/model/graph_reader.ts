@@ -33,9 +33,17 @@ export interface QuantizedProduct {
 /** Goes from a value back to what makes it, and refuses what is not as it has to be, by name. */
 export class GraphReader {
   readonly index: GraphIndex;
+  readonly #checked = new Set<string>();
 
   constructor(graph: OnnxGraph) {
     this.index = new GraphIndex(graph);
+  }
+
+  /** Runs a check that means the same for all layers once for each `key`. */
+  once(key: string, check: () => void): void {
+    if (this.#checked.has(key)) return;
+    check();
+    this.#checked.add(key);
   }
 
   /**
