@@ -24,6 +24,9 @@ const PLUMBING = new Set([
   "Unsqueeze",
 ]);
 
+/** Parts that make masks and lengths, and small constants: no modules of the model. */
+const HELPERS: ReadonlySet<string> = new Set(["attn_mask_reformat", "rope_caches_subgraph", "constant_nodes"]);
+
 /**
  * The module tree of a model as its ONNX graph gives it, printed the way PyTorch prints a model:
  * names are the graph's own (`/model/layers.0/attn/qkv_proj/MatMulNBits`), layers that are alike are shown once.
@@ -40,6 +43,7 @@ export function printModuleTree(folder: string, config: ModelConfig): string {
 
 function addNode(root: Module, node: OnnxNode, graph: OnnxGraph, shapes: Map<string, number[]>): void {
   const path = node.name.split("/").filter(Boolean);
+  if (path.some((part) => HELPERS.has(part))) return;
   if (PLUMBING.has(node.opType) && !path.some((part) => part.startsWith("embed_tokens"))) return;
   let module = root;
   for (const part of path.slice(0, -1)) {
@@ -66,6 +70,8 @@ function describe(node: OnnxNode, graph: OnnxGraph, shapes: Map<string, number[]
     case "GroupQueryAttention":
       return `GroupQueryAttention(heads=${int("num_heads")}, kv_heads=${int("kv_num_heads")}, ` +
         `rotary=${int("do_rotary") ? "inside" : "no"}, window=${window(int("local_window_size"))})`;
+    case "MultiHeadAttention":
+      return `MultiHeadAttention(heads=${int("num_heads")})`;
     case "SimplifiedLayerNormalization":
     case "SkipSimplifiedLayerNormalization":
       return `RMSNorm(${dims?.join(", ")})`;

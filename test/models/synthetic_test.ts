@@ -15,7 +15,7 @@ import { argmax } from "../../src/sampling/softmax.ts";
 import { collect } from "../fakes/fake_engine.ts";
 
 const shape = PHI3_SHAPES.tiny;
-const layouts = ["genai", "hub"] as const;
+const layouts = ["genai", "hub", "web"] as const;
 const root = mkdtempSync(join(tmpdir(), "hearth-synthetic-"));
 after(() => rmSync(root, { recursive: true }));
 const folders = Object.fromEntries(layouts.map((layout) => [layout, join(root, layout)]));
@@ -89,7 +89,13 @@ describe("a synthetic model", () => {
   });
 
   test("shows its parts by the names of its graph", async () => {
-    const { path, config } = await readModelFolder(folders.genai!);
-    assert.match(printModuleTree(path, config), /qkv_proj[^]*gate_proj[^]*up_proj[^]*lm_head/);
+    const treeOf = async (layout: string) => {
+      const { path, config } = await readModelFolder(folders[layout]!);
+      return printModuleTree(path, config);
+    };
+    assert.match(await treeOf("genai"), /qkv_proj[^]*gate_proj[^]*up_proj[^]*lm_head/);
+    const web = await treeOf("web");
+    assert.match(web, /q_rotary\): RotaryEmbedding[^]*MultiHeadAttention\(heads=2\)[^]*gate_proj[^]*lm_head/);
+    assert.doesNotMatch(web, /mask|Expand|Where/);
   });
 });
