@@ -42,3 +42,10 @@ test("parseModelConfig() names the field that is wrong", () => {
 test("kvBytesPerToken() gives 768 KiB for Phi-3-mini in f32", () => {
   assert.equal(kvBytesPerToken(parseModelConfig(phi3)), 768 * 1024);
 });
+
+test("parseModelConfig() ends the context where LongRoPE would take other factors", () => {
+  const long = { ...phi3, max_position_embeddings: 131_072, original_max_position_embeddings: 4096 };
+  const rope_scaling = { type: "longrope", short_factor: [1], long_factor: [2] };
+  assert.equal(parseModelConfig({ ...long, rope_scaling }).contextLength, 4096);
+  assert.equal(parseModelConfig({ ...long, rope_scaling: null }).contextLength, 131_072);
+});

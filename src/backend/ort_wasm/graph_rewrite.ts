@@ -24,7 +24,7 @@ import { widenHalf } from "../ort/widen_half.ts";
 /** How weights are held: expanded to f32 once, or as the file has them and expanded in every pass. */
 export type WeightForm = "f32" | "int4";
 
-/** A model ready for onnxruntime: the graph, and the data of its weights by the name that the graph calls them. */
+/** A model ready for onnxruntime: the graph, and the data of its weights by where the graph says that they are. */
 export interface RewrittenModel {
   graph: Uint8Array;
   weights: Map<string, Uint8Array>;
@@ -89,13 +89,17 @@ export function rewriteModel(
 
   const initializers = initializersByName(model);
   const replaced = new Map<OnnxNode, OnnxNode>();
+  const moved = new Set<string>();
   const addWeight = (tensor: OnnxTensor, bytes: Uint8Array) => {
     const { rawData: _, ...rest } = tensor;
-    weights.set(tensor.name, bytes);
+    // Not the tensor's name: onnxruntime takes a location for a path, and refuses those that lead elsewhere.
+    const location = `weights_${weights.size}`;
+    weights.set(location, bytes);
+    moved.add(tensor.name);
     initializers.set(tensor.name, {
       ...rest,
       dataLocation: DataLocation.EXTERNAL,
-      externalData: at(tensor.name, bytes),
+      externalData: at(location, bytes),
     });
   };
 
@@ -129,11 +133,11 @@ export function rewriteModel(
     item === headNode ? [gather, { ...item, input: [picked, ...item.input.slice(1)] }] : [item]
   );
 
-  // What no node reads any more goes, and what stays outside the file is handed over by name.
+  // What no node reads any more goes, and what stays outside the file is handed over beside it.
   const used = new Set(node.flatMap(({ input }) => input));
   for (const [name, tensor] of initializers) {
     if (!used.has(name)) initializers.delete(name);
-    else if (!weights.has(name) && isMoved(tensor, byName.get(name))) addWeight(tensor, read(name)!);
+    else if (!moved.has(name) && isOutside(tensor, byName.get(name))) addWeight(tensor, read(name)!);
   }
   const rewritten: OnnxModel = {
     ...model,
@@ -169,8 +173,8 @@ function at(location: string, bytes: Uint8Array) {
   ];
 }
 
-/** Whether a tensor's bytes are handed over by name: outside the file, or widened. */
-const isMoved = (tensor: OnnxTensor, before: OnnxTensor | undefined) =>
+/** Whether a tensor's bytes are handed over beside the graph: they are outside the file, or widened. */
+const isOutside = (tensor: OnnxTensor, before: OnnxTensor | undefined) =>
   before !== undefined && (tensor.dataLocation === DataLocation.EXTERNAL || tensor.dataType !== before.dataType);
 
 /** All products, in the order in which they are run. */
