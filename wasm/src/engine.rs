@@ -39,7 +39,8 @@ pub struct Engine {
 
 #[wasm_bindgen]
 impl Engine {
-    /// `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+    /// `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type,
+    /// 0 f32, 1 int8.
     #[wasm_bindgen(constructor)]
     #[allow(clippy::too_many_arguments)]
     pub fn new(

@@ -44,7 +44,8 @@ export class Engine {
      */
     logits(): number;
     /**
-     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type,
+     * 0 f32, 1 int8.
      */
     constructor(layers: number, hidden: number, intermediate: number, heads: number, kv_heads: number, head_dim: number, rotary_dim: number, vocab: number, epsilon: number, window: number, kv: number, f32_activations: boolean);
     /**

@@ -105,7 +105,8 @@ export class Engine {
         return ret >>> 0;
     }
     /**
-     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type, 0 f32, 1 int8.
+     * `rotary_dim` numbers of each head are turned; `window` 0 means that attention sees all; `kv` is the KV's type,
+     * 0 f32, 1 int8.
      * @param {number} layers
      * @param {number} hidden
      * @param {number} intermediate
