@@ -22,6 +22,12 @@ export interface ForwardRow {
    */
   top?: number;
   /**
+   * Tokens that are sure to be asked for next if each is the best after the one before: a backend that knows the best
+   * first may begin with them. Nothing else changes.
+   * @default 0
+   */
+  ahead?: number;
+  /**
    * Layers whose queries, keys, values and attention weights are wanted, where `info.inspects`.
    * @default none
    */
@@ -73,6 +79,8 @@ export interface ForwardOptions {
 /** What a backend says of itself at start-up and in `/v1/models`. */
 export interface BackendInfo {
   name: "ort-wasm" | "ort-webgpu" | "simd";
+  /** What computes, where it is not the CPU: a GPU's name. */
+  device?: string;
   /** Threads that share a forward pass. */
   threads: number;
   /**

@@ -11,12 +11,16 @@ export interface SessionRow {
   hiddenStates: boolean;
   /** As in `ForwardRow`. */
   top: number | undefined;
+  /** As in `ForwardRow`. */
+  ahead?: number;
   /** Layers to look into. */
   inspect: readonly number[];
 }
 
 /** A loaded model with the KV caches that belong to it. Lives in the inference thread. */
 export interface ModelSession {
+  /** What computes, where it is not the CPU: a GPU's name. */
+  readonly device?: string;
   /** How KV is kept, for people. */
   readonly detail: string;
   /** Bytes of WASM memory, weights and KV; 0 where that cannot be told. */

@@ -81,8 +81,8 @@ export async function serveThread(
         await end(session, 1);
       });
     });
-    const { detail, heapBytes, rowsPerPass } = session;
-    reply({ type: "ready", kind, detail, heapBytes, threads, rowsPerPass });
+    const { detail, device, heapBytes, rowsPerPass } = session;
+    reply({ type: "ready", kind, detail, device, heapBytes, threads, rowsPerPass });
   } catch (error) {
     replyError(error);
   }

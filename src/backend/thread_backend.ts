@@ -153,9 +153,9 @@ export class ThreadBackend implements Backend {
       // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
       kv?.assertUsable();
       this.#checkContext(kv, tokenIds.length);
-      const { hiddenStates = false, top, inspect = [] } = wanted;
+      const { hiddenStates = false, top, ahead, inspect = [] } = wanted;
       const start = kv?.length ?? 0;
-      return { cacheId: kv?.id, start, tokenIds: Array.from(tokenIds), logits, hiddenStates, top, inspect };
+      return { cacheId: kv?.id, start, tokenIds: Array.from(tokenIds), logits, hiddenStates, top, ahead, inspect };
     });
     for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);

@@ -23,7 +23,15 @@ export type Request =
 export type Reply =
   | { type: "progress"; step: string; fraction: number }
   /** `detail` tells people how KV and weights are kept, `kind` tells the backend. */
-  | { type: "ready"; kind: string; detail: string; heapBytes: number; threads: number; rowsPerPass: number }
+  | {
+    type: "ready";
+    kind: string;
+    detail: string;
+    device: string | undefined;
+    heapBytes: number;
+    threads: number;
+    rowsPerPass: number;
+  }
   | { type: "results"; results: RowResult[] }
   | { type: "exported"; bytes: Uint8Array }
   | { type: "imported" }

@@ -1,0 +1,54 @@
+import { readFileSync } from "node:fs";
+import { workerData } from "node:worker_threads";
+import { ModelFileError } from "../../errors.ts";
+import type { ModelConfig } from "../../model/model_config.ts";
+import { decodeModel } from "../../model/onnx_proto.ts";
+import { TensorFiles } from "../../model/tensor_bytes.ts";
+import { serveThread } from "../serve_thread.ts";
+import { avoidMappedUploads } from "./deno_uploads.ts";
+import { findAdapter, openDevice } from "./gpu_device.ts";
+import { rewriteForGpu } from "./gpu_graph.ts";
+import { GpuSession } from "./gpu_session.ts";
+import { loadOnnxRuntime } from "./onnxruntime.ts";
+
+/** What is opted in to of what is not documented, or not checked. */
+export interface UnsafeOptions {
+  /** Read results by `unsafe_read.ts`. Deno only; elsewhere reading is fast. */
+  read: boolean;
+  /** Dawn leaves out its checks; see `dawn.ts`. */
+  unvalidated: boolean;
+}
+
+/** What the thread needs to load a model; handed over as `workerData`. */
+export interface LoadOptions {
+  /** The `.onnx` file; its external data lies beside it. */
+  onnxPath: string;
+  config: ModelConfig;
+  /** How weights, activations and KV are held. `"auto"` takes f16 where shaders have it. */
+  precision: "auto" | "f16" | "f32";
+  /** Replay captured steps of decode. */
+  capture: boolean;
+  unsafe: UnsafeOptions;
+}
+
+await serveThread(async (onProgress) => {
+  const { onnxPath, config, precision, capture, unsafe } = workerData as LoadOptions;
+  const found = await findAdapter(unsafe.unvalidated);
+  const half = precision === "auto" ? found.half : precision === "f16";
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(onnxPath);
+  } catch (cause) {
+    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
+  }
+  using files = new TensorFiles(onnxPath);
+  const model = rewriteForGpu(decodeModel(bytes), files, { half });
+  const device = await openDevice(found);
+  avoidMappedUploads(device);
+  onProgress("uploading weights", 0);
+  const ort = await loadOnnxRuntime();
+  const options = { ort, device, deviceName: found.name, config, half, capture, unsafeRead: unsafe.read };
+  const session = await GpuSession.create(model, options);
+  onProgress("uploading weights", 1);
+  return { session, kind: half ? "f16" : "f32", threads: 1 };
+});

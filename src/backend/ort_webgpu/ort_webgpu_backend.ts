@@ -1,0 +1,64 @@
+import type { ModelConfig } from "../../model/model_config.ts";
+import { onnxFile } from "../../model/onnx_file.ts";
+import type { Backend, BackendInfo } from "../backend.ts";
+import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import { ThreadBackend } from "../thread_backend.ts";
+import { gpuKvCapacity, gpuKvTokenBytes } from "./gpu_kv.ts";
+import type { LoadOptions, UnsafeOptions } from "./inference_worker.ts";
+
+/** Options of {@linkcode createOrtWebgpuBackend}. */
+export interface OrtWebgpuOptions {
+  /** The model folder. */
+  modelDir: string;
+  config: ModelConfig;
+  /** How weights, activations and KV are held. @default "auto": f16 where shaders have it */
+  precision?: LoadOptions["precision"];
+  /** Replay captured steps of decode, which needs more of onnxruntime-web than it documents. @default true */
+  capture?: boolean;
+  /** @default nothing of it */
+  unsafe?: Partial<UnsafeOptions>;
+  /** Why this backend was chosen, for people. @default "it was asked for" */
+  reason?: string;
+  onProgress?: LoadProgress;
+  /** Called when the inference thread died, before it is replaced. */
+  onCrash?: (error: Error) => void;
+}
+
+const ONNXRUNTIME_WEB = "1.30.0";
+
+/**
+ * Loads a model into onnxruntime-web on the GPU, driven by a thread of its own.
+ * @throws {ModelFileError} when the model's files are damaged or of another kind
+ * @throws {BackendUnavailableError} when there is no GPU
+ * @throws {OutOfMemoryError} when the GPU has no room for the weights
+ */
+export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise<Backend> {
+  const { modelDir, config, precision = "auto", capture = true, unsafe } = options;
+  const load: LoadOptions = {
+    onnxPath: onnxFile(modelDir),
+    config,
+    precision,
+    capture,
+    unsafe: { read: false, unvalidated: false, ...unsafe },
+  };
+  const entry = new URL("./inference_worker.ts", import.meta.url);
+  return await ThreadBackend.start({
+    config,
+    start: () => InferenceThread.start(entry, load, options.onProgress),
+    info: ({ kind, detail, device, threads }): BackendInfo => ({
+      name: "ort-webgpu",
+      device,
+      threads,
+      // Another GPU adds in another order.
+      variant: `ort-webgpu-${ONNXRUNTIME_WEB}/${kind}/${device}`,
+      rowInvariant: false,
+      kvShares: false,
+      inspects: false,
+      reason: options.reason ?? "it was asked for",
+      detail: `onnxruntime-web ${ONNXRUNTIME_WEB} on ${device}, ${kind}, ${detail}`,
+    }),
+    kvBytes: (tokens, { kind }) =>
+      gpuKvCapacity(tokens, config.contextLength) * gpuKvTokenBytes({ config, half: kind === "f16" }),
+    onCrash: options.onCrash,
+  });
+}

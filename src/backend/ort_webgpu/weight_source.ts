@@ -1,0 +1,85 @@
+import { ModelFileError } from "../../errors.ts";
+import type { TensorBytes } from "../../model/tensor_bytes.ts";
+
+/** Bytes read at a time when a weight is handed over: all that loading holds of it. */
+const CHUNK_BYTES = 4 * 2 ** 20;
+
+/** The bytes from `from` on, `length` of them. */
+export function sliceOf(source: TensorBytes, from: number, length: number): TensorBytes {
+  return { length, read: (at, into) => source.read(from + at, into) };
+}
+
+/**
+ * f32 elements as f16, rounded to nearest, converted where they are read.
+ * @param name of the tensor, for the error
+ * @throws {ModelFileError} from `read`, when an element is beyond what f16 holds
+ */
+export function halfOf(source: TensorBytes, name: string): TensorBytes {
+  return {
+    length: source.length / 2,
+    read: (at, into) => {
+      const floats = new Float32Array(into.length / 2);
+      source.read(2 * at, new Uint8Array(floats.buffer));
+      const halves = new Float16Array(floats);
+      // An exponent of all ones: infinity or no number.
+      if (new Uint16Array(halves.buffer).some((bits) => (bits & 0x7c00) === 0x7c00)) {
+        throw new ModelFileError(`Cannot use tensor ${name} as f16: an element is 65520 or more, or no number`);
+      }
+      into.set(new Uint8Array(halves.buffer));
+    },
+  };
+}
+
+/** What `make` gives, made at the first read and forgotten after the last. */
+export function lazyBytes(length: number, make: () => Uint8Array): TensorBytes {
+  let bytes: Uint8Array | undefined;
+  return {
+    length,
+    read: (at, into) => {
+      bytes ??= make();
+      into.set(bytes.subarray(at, at + into.length));
+      if (at + into.length === length) bytes = undefined;
+    },
+  };
+}
+
+/**
+ * A weight as the `Blob` that onnxruntime-web takes as external data and reads as a stream: no weight is ever whole in
+ * this process's memory.
+ */
+export class WeightBlob extends Blob {
+  readonly #source: TensorBytes;
+
+  constructor(source: TensorBytes) {
+    super();
+    this.#source = source;
+  }
+
+  override get size(): number {
+    return this.#source.length;
+  }
+
+  override slice(start = 0, end = this.size): WeightBlob {
+    return new WeightBlob(sliceOf(this.#source, start, end - start));
+  }
+
+  override stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    const source = this.#source;
+    let chunk: Uint8Array<ArrayBuffer> | undefined;
+    let at = 0;
+    return new ReadableStream<Uint8Array<ArrayBuffer>>({
+      pull(controller) {
+        const length = Math.min(CHUNK_BYTES, source.length - at);
+        if (length > 0) {
+          // Nothing is read ahead, so the reader has copied the chunk before.
+          chunk ??= new Uint8Array(length);
+          const part = chunk.subarray(0, length);
+          source.read(at, part);
+          at += length;
+          controller.enqueue(part);
+        }
+        if (at === source.length) controller.close();
+      },
+    }, { highWaterMark: 0 });
+  }
+}
