@@ -1,0 +1,88 @@
+import type { Backend } from "../../src/backend/backend.ts";
+import { best, milliseconds } from "../statistics.ts";
+import { promptIds } from "./reference.ts";
+
+/** What is measured of one configuration; times in milliseconds. */
+export interface Speeds {
+  prefill: { tokens: number; chunk: number; firstMs: number; bestMs: number; tokensPerS: number }[];
+  decode: { context: number; ahead: number; ms: number; tokensPerS: number; sameIds: boolean }[];
+}
+
+/** Options of {@linkcode measure}. */
+export interface MeasureOptions {
+  vocabSize: number;
+  /** Prompts, and tokens of a pass. */
+  prefills: readonly { tokens: number; chunk: number }[];
+  /** Tokens before those that are timed. */
+  contexts: readonly number[];
+  /** How far decode may be begun ahead, each on its own; the first says which ids are right. */
+  aheads: readonly number[];
+  /** Tokens that are timed. */
+  decodeTokens: number;
+  repeats: number;
+}
+
+/** Prefill from an empty cache, then greedy decode token by token as the engine asks for it. */
+export async function measure(backend: Backend, options: MeasureOptions): Promise<Speeds> {
+  const { vocabSize, prefills, contexts, aheads, decodeTokens, repeats } = options;
+  const speeds: Speeds = { prefill: [], decode: [] };
+  for (const { tokens, chunk } of prefills) {
+    const run = () =>
+      milliseconds(async () => {
+        using cache = backend.createKvCache();
+        await fill(backend, cache, promptIds(tokens, vocabSize), chunk);
+      });
+    const firstMs = await run();
+    const bestMs = await best(repeats, run);
+    speeds.prefill.push({ tokens, chunk, firstMs, bestMs, tokensPerS: 1000 * tokens / bestMs });
+  }
+  for (const context of contexts) {
+    using prompt = backend.createKvCache();
+    const first = await fill(backend, prompt, promptIds(context, vocabSize), 512);
+    let wanted: string | undefined;
+    for (const ahead of aheads) {
+      prompt.truncate(context);
+      const ids: number[] = [];
+      const decode = async (count: number) => {
+        for (let i = 0; i < count; i++) {
+          const tokenIds = [ids.at(-1) ?? first];
+          const [row] = await backend.forward([{
+            cache: prompt,
+            tokenIds,
+            top: 1,
+            ahead: Math.min(ahead, count - 1 - i),
+          }]);
+          ids.push(row!.top![0]!.ids[0]!);
+        }
+      };
+      // Captures the step, where that is done, and fills what is pipelined.
+      await decode(8);
+      const ms = await milliseconds(() => decode(decodeTokens)) / decodeTokens;
+      const text = ids.join();
+      wanted ??= text;
+      speeds.decode.push({ context, ahead, ms, tokensPerS: 1000 / ms, sameIds: text === wanted });
+    }
+  }
+  return speeds;
+}
+
+/** @returns the best id after the prompt */
+async function fill(
+  backend: Backend,
+  cache: ReturnType<Backend["createKvCache"]>,
+  ids: readonly number[],
+  chunk: number,
+): Promise<number> {
+  let id = 0;
+  for (let at = 0; at < ids.length; at += chunk) {
+    const last = at + chunk >= ids.length;
+    const [row] = await backend.forward([{
+      cache,
+      tokenIds: ids.slice(at, at + chunk),
+      top: 1,
+      logits: last ? "last" : "none",
+    }]);
+    if (last) id = row!.top![0]!.ids[0]!;
+  }
+  return id;
+}
