@@ -39,7 +39,7 @@ export async function answer(engine: Engine, request: GenerateRequest): Promise<
   for await (const event of engine.generate(request)) {
     text += event.text;
     if (event.type === "token") ids.push(event.id);
-    else return { ids, text, usage: event.usage, timings: event.timings };
+    else if (event.type === "end") return { ids, text, usage: event.usage, timings: event.timings };
   }
   throw new Error("Cannot read the answer: the stream ended without its end event");
 }

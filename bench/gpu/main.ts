@@ -100,7 +100,7 @@ for (const [name, { aheads = [0], contexts = [100, 3000], ...options }] of Objec
   };
   try {
     const loadAt = performance.now();
-    await using backend = await createOrtWebgpuBackend({ modelDir: model.path, config, ...options });
+    await using backend = await createOrtWebgpuBackend({ modelDir: model.path, config, ahead: 16, ...options });
     const loadS = (performance.now() - loadAt) / 1000;
     const agreements: Agreement[] = [];
     for (const reference of references) agreements.push(await compare(backend, reference, vocabSize, 512));

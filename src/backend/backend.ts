@@ -92,6 +92,8 @@ export interface BackendInfo {
   rowInvariant: boolean;
   /** Whether a forked cache shares memory with its origin until one of them is written. */
   kvShares: boolean;
+  /** Prompt tokens of a pass that make good use of it. @default 128 */
+  prefillTokens?: number;
   /** Whether it shows the inside of attention ({@linkcode ForwardRow.inspect}). */
   inspects: boolean;
   /** Why it was chosen, for people. */
@@ -115,6 +117,12 @@ export interface Backend extends AsyncDisposable {
   readonly info: BackendInfo;
   /** Why no pass can run any more, once that is so: the inference thread died or was closed. */
   readonly failure: Error | undefined;
+  /**
+   * After a pass failed with `BackendUnavailableError`: what passes run on from now on, with caches that are new, or
+   * `undefined` where there is nothing else. Absent: never anything else.
+   * @throws what starting it throws
+   */
+  recover?(): Promise<BackendInfo | undefined>;
   /**
    * An empty cache for one sequence. Memory is reserved when tokens arrive and grows with them.
    * @throws {OutOfMemoryError} from the first `forward` that cannot reserve

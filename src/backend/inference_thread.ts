@@ -29,6 +29,7 @@ export class InferenceThread {
     this.#worker = worker;
     worker.on("message", (reply: Reply) => {
       if (reply.type === "progress") onProgress?.(reply.step, reply.fraction);
+      else if (reply.type === "failed") this.#die(reply.message);
       else this.#settle(reply);
     });
     worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));

@@ -1,12 +1,17 @@
 import { BackendUnavailableError } from "../errors.ts";
 import type { ModelFolder } from "../model/model_folder.ts";
 import type { Backend } from "./backend.ts";
+import { FallbackBackend } from "./fallback_backend.ts";
 import { createOrtWasmBackend } from "./ort_wasm/ort_wasm_backend.ts";
+import type { UnsafeOptions } from "./ort_webgpu/inference_worker.ts";
+import { createOrtWebgpuBackend } from "./ort_webgpu/ort_webgpu_backend.ts";
+import { probeDecode } from "./probe_decode.ts";
 import { createSimdBackend } from "./simd/simd_backend.ts";
 import type { ActivationType, KvType } from "./simd/wasm_engine.ts";
 
-/** Which backend to run on; `"auto"` takes the first that can. */
-export type BackendChoice = "auto" | "ort-wasm" | "simd";
+/** Which backend to run on; `"auto"` takes the fastest that can. */
+export type BackendChoice = "auto" | BackendName;
+type BackendName = Backend["info"]["name"];
 
 /** Options of {@linkcode selectBackend}. */
 export interface SelectBackendOptions {
@@ -16,6 +21,8 @@ export interface SelectBackendOptions {
   kv?: KvType;
   /** What `simd` multiplies by. @default "int8" */
   activations?: ActivationType;
+  /** What `ort-webgpu` may do of what is not documented, or not checked. @default nothing of it */
+  webgpuUnsafe?: Partial<UnsafeOptions>;
   /** Memory for weights, in bytes. */
   memoryBudgetBytes: number;
   onProgress?: (step: string, fraction: number) => void;
@@ -26,38 +33,75 @@ export interface SelectBackendOptions {
 type Create = (options: SelectBackendOptions, reason: string) => Promise<Backend>;
 
 /** Every backend by name. */
-const BACKENDS: Readonly<Record<Exclude<BackendChoice, "auto">, Create>> = {
-  "ort-wasm": ({ model, ...options }, reason) =>
-    createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
+const BACKENDS: Readonly<Record<BackendName, Create>> = {
+  "ort-webgpu": (options, reason) => startWebgpu(options, reason, true),
   "simd": ({ model, ...options }, reason) =>
     createSimdBackend({ ...options, reason, modelDir: model.path, config: model.config }),
+  "ort-wasm": ({ model, ...options }, reason) =>
+    createOrtWasmBackend({ ...options, reason, modelDir: model.path, config: model.config }),
 };
 
-/** What `"auto"` tries, in order. */
-const AUTO: readonly Exclude<BackendChoice, "auto">[] = ["simd", "ort-wasm"];
-
 /**
- * Starts the backend asked for, or the first that runs here.
+ * Starts the backend asked for, or the fastest that runs here.
  * @throws {BackendUnavailableError} with the reason of each that cannot
  */
 export async function selectBackend(choice: BackendChoice, options: SelectBackendOptions): Promise<Backend> {
-  if (choice !== "auto") {
-    const create = Object.hasOwn(BACKENDS, choice) ? BACKENDS[choice] : undefined;
-    if (create) return await create(options, "it was asked for");
-    throw new BackendUnavailableError(
-      `Cannot use backend "${choice}": wanted "auto" or one of "${Object.keys(BACKENDS).join('", "')}"`,
-    );
-  }
-  const failures: string[] = [];
-  for (const name of AUTO) {
+  if (choice === "auto") return await fastest(options);
+  const create = Object.hasOwn(BACKENDS, choice) ? BACKENDS[choice] : undefined;
+  if (create) return await create(options, "it was asked for");
+  throw new BackendUnavailableError(
+    `Cannot use backend "${choice}": wanted "auto" or one of "${Object.keys(BACKENDS).join('", "')}"`,
+  );
+}
+
+/**
+ * A real GPU and our engine on the CPU are measured against each other, where both run. `ort-wasm` is for where neither
+ * does: on every machine that was measured it is behind `simd`.
+ */
+async function fastest(options: SelectBackendOptions): Promise<Backend> {
+  const skipped: string[] = [];
+  const start = async (name: BackendName, create: Create): Promise<Backend | undefined> => {
     try {
-      const skipped = failures.length > 0 ? `, after ${failures.join("; ")}` : "";
-      return await BACKENDS[name](options, `picked by auto from ${AUTO.join(", ")}${skipped}`);
+      return await create(options, "picked by auto");
     } catch (error) {
-      // With a single candidate its own error says it best.
-      if (AUTO.length === 1) throw error;
-      failures.push(`${name}: ${(error as Error).message}`);
+      skipped.push(`${name}: ${(error as Error).message}`);
     }
-  }
-  throw new BackendUnavailableError(`Cannot start a backend: ${failures.join("; ")}`);
+  };
+  const gpu = await start("ort-webgpu", (options, reason) => startWebgpu(options, reason, false));
+  const simd = await start("simd", BACKENDS.simd);
+  const picked = gpu && simd ? await faster(gpu, simd) : gpu ?? simd ?? await start("ort-wasm", BACKENDS["ort-wasm"]);
+  if (!picked) throw new BackendUnavailableError(`Cannot start a backend: ${skipped.join("; ")}`);
+  if (skipped.length > 0) picked.info.reason += `, after ${skipped.join("; ")}`;
+  return picked;
+}
+
+/** Keeps the one that makes tokens faster, and ends the other. */
+async function faster(first: Backend, second: Backend): Promise<Backend> {
+  const [a, b] = [await probeDecode(first), await probeDecode(second)];
+  const [kept, ended] = a <= b ? [first, second] : [second, first];
+  await ended[Symbol.asyncDispose]();
+  const ms = (value: number) => `${value.toFixed(1)} ms a token`;
+  kept.info.reason += `: ${ms(Math.min(a, b))}, ${ended.info.name} takes ${ms(Math.max(a, b))}`;
+  return kept;
+}
+
+/** @param software whether an adapter that computes on the CPU will do */
+async function startWebgpu(options: SelectBackendOptions, reason: string, software: boolean): Promise<Backend> {
+  const { model, webgpuUnsafe, onProgress, onCrash } = options;
+  let backend: FallbackBackend | undefined;
+  const gpu = await createOrtWebgpuBackend({
+    modelDir: model.path,
+    config: model.config,
+    reason,
+    software,
+    unsafe: webgpuUnsafe,
+    // What drives the GPU may be gone for good: the CPU is there.
+    restarts: false,
+    onProgress,
+    onCrash: (error) => {
+      onCrash?.(error);
+      backend?.recover().catch((error) => onCrash?.(error));
+    },
+  });
+  return backend = new FallbackBackend(gpu, (why) => BACKENDS.simd(options, why));
 }

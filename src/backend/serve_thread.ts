@@ -7,10 +7,14 @@ import type { Reply, Request } from "./thread_protocol.ts";
 
 /**
  * The inference thread's side: loads a model, then runs one pass after another. HTTP never waits for it.
- * @param load gives the session, a name for its kind, and how many threads share a pass
+ * @param load gives the session, a name for its kind, and how many threads share a pass; `fail` ends the thread at any
+ *   time later
  */
 export async function serveThread(
-  load: (onProgress: LoadProgress) => Promise<{ session: ModelSession; kind: string; threads: number }>,
+  load: (
+    onProgress: LoadProgress,
+    fail: (message: string) => void,
+  ) => Promise<{ session: ModelSession; kind: string; threads: number }>,
 ): Promise<void> {
   const port = parentPort!;
   const reply = (message: Reply, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
@@ -71,7 +75,12 @@ export async function serveThread(
     reply({ type: "results", results }, buffers.filter((buffer) => buffer instanceof ArrayBuffer));
   };
   try {
-    const { session, kind, threads } = await load((step, fraction) => reply({ type: "progress", step, fraction }));
+    const fail = (message: string) => {
+      reply({ type: "failed", message });
+      process.exit(1);
+    };
+    const onProgress: LoadProgress = (step, fraction) => reply({ type: "progress", step, fraction });
+    const { session, kind, threads } = await load(onProgress, fail);
     let last = Promise.resolve();
     port.on("message", (request: Request) => {
       last = last.then(() => run(session, request)).catch(async (error) => {

@@ -13,9 +13,14 @@ export interface ThreadBackendOptions {
   info(started: StartedThread): BackendInfo;
   /** Bytes that a cache of so many tokens reserves in the thread. */
   kvBytes(tokens: number, started: StartedThread): number;
+  /** Whether a thread that died is replaced. @default true */
+  restarts?: boolean;
   /** Called when the thread died, and again when it could not be replaced. */
   onCrash?: (error: Error) => void;
 }
+
+/** Of all backends: a cache that was made for one and never used may be used by another that takes its place. */
+let lastCacheId = 0;
 
 /**
  * A backend whose model lives in an inference thread: checks what comes in, queues passes in order of arrival, and
@@ -29,7 +34,6 @@ export class ThreadBackend implements Backend {
   /** Whether the thread of now has run a pass: one that dies before is not replaced, or it would go on for ever. */
   #proven = false;
   #closed = false;
-  #lastCacheId = 0;
   /** Settles when the pass in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
 
@@ -60,7 +64,7 @@ export class ThreadBackend implements Backend {
   }
 
   createKvCache(): RemoteKvCache {
-    return new RemoteKvCache(++this.#lastCacheId, this);
+    return new RemoteKvCache(++lastCacheId, this);
   }
 
   async exportKv(cache: KvCache): Promise<Uint8Array> {
@@ -125,7 +129,7 @@ export class ThreadBackend implements Backend {
     const error = await this.thread.died;
     if (this.#closed) return;
     this.#options.onCrash?.(error);
-    if (!this.#proven) return;
+    if (!this.#proven || this.#options.restarts === false) return;
     this.#proven = false;
     try {
       this.#started = await this.#options.start();

@@ -32,6 +32,8 @@ export type Reply =
     threads: number;
     rowsPerPass: number;
   }
+  /** The last one: the thread ends, for a reason that no request has to do with. */
+  | { type: "failed"; message: string }
   | { type: "results"; results: RowResult[] }
   | { type: "exported"; bytes: Uint8Array }
   | { type: "imported" }

@@ -1,6 +1,8 @@
+import type { Backend } from "../backend/backend.ts";
 import { availableCpus, availableMemoryBytes } from "../backend/host_resources.ts";
 import type { TransferState } from "../hub/transfer_meter.ts";
 import { type BackendChoice, selectBackend } from "../backend/select_backend.ts";
+import type { UnsafeOptions } from "../backend/ort_webgpu/inference_worker.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import { modelIdentity } from "../model/model_folder.ts";
 import { FolderLock } from "../session/folder_lock.ts";
@@ -24,6 +26,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   kv?: KvType;
   /** What `simd` multiplies by: activations rounded to int8, or f32, for comparing. @default "int8" */
   activations?: ActivationType;
+  /** What `ort-webgpu` may do of what is not documented, or not checked. @default nothing of it */
+  webgpuUnsafe?: Partial<UnsafeOptions>;
   /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
   memoryBudgetBytes?: number;
   /** Folder to keep sessions in, across restarts. One process at a time. @default none: they are in memory only */
@@ -69,6 +73,7 @@ async function load(
     threads: options.threads ?? availableCpus(),
     kv: options.kv,
     activations: options.activations,
+    webgpuUnsafe: options.webgpuUnsafe,
     memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
     onProgress: options.onProgress,
     onCrash: options.onCrash,
@@ -82,7 +87,7 @@ async function load(
     return new Engine(model, backend, {
       ...options,
       storage,
-      kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(freeBytes),
+      kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(backend, model.config.contextLength, freeBytes),
       warmBudgetBytes: options.warmBudgetBytes ?? Math.min(2 ** 30, freeBytes * 0.1),
       parkedBudgetBytes: options.parkedBudgetBytes ?? 4 * 2 ** 30,
     });
@@ -92,7 +97,11 @@ async function load(
   }
 }
 
-/** A fifth of what is free, and never so much that KV and weights outgrow a 4 GiB WASM heap. */
-function defaultKvBudgetBytes(freeBytes: number): number {
+/**
+ * A fifth of what is free, and never so much that KV and weights outgrow a 4 GiB WASM heap. What a GPU has free WebGPU
+ * does not tell: there it is room for two streams as long as the context.
+ */
+function defaultKvBudgetBytes(backend: Backend, contextLength: number, freeBytes: number): number {
+  if (backend.info.device !== undefined) return 2 * backend.kvBytes(contextLength);
   return Math.min(1.5 * 2 ** 30, Math.max(64 * 2 ** 20, freeBytes * 0.2));
 }

@@ -39,7 +39,7 @@ export interface EngineOptions {
   maxCapsuleBytes?: number;
   /** How long an idle session is remembered, in milliseconds. @default half an hour, with `storage` a week */
   sessionTtlMs?: number;
-  /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default 128 */
+  /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default the backend's */
   prefillChunk?: number;
   /** Longest that the model's chat template may run for one prompt, in milliseconds. @default 2000 */
   templateLimitMs?: number;
@@ -105,7 +105,7 @@ export class Engine implements AsyncDisposable {
       maxBytes: options.maxCapsuleBytes ?? 256 * 2 ** 20,
     });
     this.#templateLimitMs = options.templateLimitMs;
-    this.#prefillChunk = options.prefillChunk ?? 128;
+    this.#prefillChunk = options.prefillChunk ?? backend.info.prefillTokens ?? 128;
     this.#passes = new PassScheduler(backend, { onDecodePass: (tokens, ms) => this.#rowCost.record(tokens, ms) });
     this.#promptLookup = backend.info.rowInvariant ? options.promptLookup ?? "auto" : "off";
     this.#stopIds = stopTokenIds(model, this.tokenizer.eosTokenId);

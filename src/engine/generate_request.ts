@@ -1,3 +1,4 @@
+import type { BackendInfo } from "../backend/backend.ts";
 import type { FinishReason } from "../sampling/finish_reason.ts";
 import type { SamplingParams } from "../sampling/sampling_params.ts";
 import type { ChatMessage } from "../tokenizer/chat_template.ts";
@@ -113,6 +114,15 @@ export interface TokenEvent {
   logprob: number;
 }
 
+/** The answer goes on elsewhere: what it ran on is gone, a GPU for instance. No token is lost or said twice. */
+export interface BackendEvent {
+  type: "backend";
+  text: "";
+  /** What it goes on with. */
+  name: BackendInfo["name"];
+  reason: string;
+}
+
 /** The last event of an answer. */
 export interface EndEvent {
   type: "end";
@@ -123,4 +133,4 @@ export interface EndEvent {
   timings: Timings;
 }
 
-export type GenerateEvent = TokenEvent | EndEvent;
+export type GenerateEvent = TokenEvent | BackendEvent | EndEvent;

@@ -125,6 +125,8 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     let finishReason: FinishReason | undefined = maxTokens === 0 ? "length" : undefined;
     let tail = "";
     while (!finishReason) {
+      const moved = this.#sequence.takeMoved();
+      if (moved) yield { type: "backend", text: "", name: moved.name, reason: moved.reason };
       const { id, logprob } = sampler.sample(logits);
       if (stopIds.has(id)) {
         finishReason = "stop";

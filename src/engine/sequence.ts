@@ -1,4 +1,5 @@
-import type { Backend, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
+import type { Backend, BackendInfo, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
+import { BackendUnavailableError } from "../errors.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
 import type { PassScheduler } from "./pass_scheduler.ts";
@@ -6,7 +7,7 @@ import { PromptLookup } from "./prompt_lookup.ts";
 
 /** What a sequence runs on. */
 export interface SequenceParts {
-  backend: Pick<Backend, "createKvCache">;
+  backend: Pick<Backend, "createKvCache" | "recover">;
   /** Runs the passes, shared with other sequences. */
   passes: PassScheduler;
   promptIds: readonly number[];
@@ -46,6 +47,7 @@ export class Sequence {
   /** Evaluated already, in case they come: ids, and the logits after each. */
   #ahead: { id: number; logits: NextLogits }[] = [];
   #inPass = false;
+  #movedTo: BackendInfo | undefined;
 
   constructor(parts: SequenceParts) {
     this.#parts = parts;
@@ -95,10 +97,17 @@ export class Sequence {
     }
     this.dropDrafts();
     const draft = this.#draft(maxAhead);
-    const result = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last");
+    const result = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last", maxAhead);
     this.#confirm([id]);
     this.#ahead = draft.map((id, i) => ({ id, logits: after(result, i + 1, 1 + draft.length) }));
     return after(result, 0, 1 + draft.length);
+  }
+
+  /** What it runs on now, once after it had to move. */
+  takeMoved(): BackendInfo | undefined {
+    const moved = this.#movedTo;
+    this.#movedTo = undefined;
+    return moved;
   }
 
   /** Takes back what the cache holds beyond `kv.ids`: drafts, and what a failed pass left. */
@@ -125,10 +134,35 @@ export class Sequence {
   }
 
   /** The pass itself is never torn: what it evaluated is what we count. */
-  async #append(tokenIds: readonly number[], logits: LogitsWanted): Promise<RowResult> {
+  async #append(tokenIds: readonly number[], logits: LogitsWanted, ahead = 0): Promise<RowResult> {
     const { backend, kv } = this.#parts;
     kv.cache ??= backend.createKvCache();
-    return await this.#pass({ cache: kv.cache, tokenIds, logits });
+    try {
+      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead });
+    } catch (error) {
+      await this.#move(error);
+      return await this.#pass({ cache: kv.cache, tokenIds, logits });
+    }
+  }
+
+  /**
+   * Goes on elsewhere after the backend failed, where it can: evaluates again what is known to be held.
+   * @throws `error` where it cannot
+   */
+  async #move(error: unknown): Promise<void> {
+    const { backend, kv, prefillChunk } = this.#parts;
+    const movedTo = error instanceof BackendUnavailableError ? await backend.recover?.() : undefined;
+    if (!movedTo) throw error;
+    const ids = [...kv.ids];
+    kv.disposeCache();
+    kv.ids.length = 0;
+    kv.cache = backend.createKvCache();
+    for (let at = 0; at < ids.length; at += prefillChunk) {
+      const chunk = ids.slice(at, at + prefillChunk);
+      await this.#pass({ cache: kv.cache, tokenIds: chunk, logits: "none" });
+      this.#confirm(chunk);
+    }
+    this.#movedTo = movedTo;
   }
 
   #confirm(tokenIds: readonly number[]): void {

@@ -71,6 +71,10 @@ export async function* chatEvents(
     yield chunk(choice({ role: "assistant", content: "" }));
     for await (const event of generation) {
       if (event.text) yield chunk(choice({ content: event.text }), event.text);
+      if (event.type === "backend") {
+        const { name, reason } = event;
+        yield chunk({ ...choice({}), hearth: { backend: { name, reason } } });
+      }
       if (event.type !== "end") continue;
       const hearth = explain(event);
       yield chunk({ ...choice({}, event.finishReason), ...(!includeUsage && { hearth }) });

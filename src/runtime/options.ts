@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { BackendChoice } from "../backend/select_backend.ts";
+import type { UnsafeOptions } from "../backend/ort_webgpu/inference_worker.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import type { PromptLookupMode } from "../engine/draft_length.ts";
 import type { TenantKey } from "../http/tenants.ts";
@@ -16,6 +17,8 @@ export interface ServerOptions {
   backend: BackendChoice;
   kv: KvType;
   activations: ActivationType;
+  /** What `ort-webgpu` may do of what is not documented, or not checked. */
+  webgpuUnsafe: UnsafeOptions;
   /** @default "auto" */
   promptLookup: PromptLookupMode;
   apiKey: string | undefined;
@@ -35,9 +38,12 @@ const environment = z.object({
   PORT: integer(0, 65535).default(8787),
   THREADS: integer(1, 64).optional(),
   MODEL: text,
-  BACKEND: z.enum(["auto", "ort-wasm", "simd"]).default("auto"),
+  BACKEND: z.enum(["auto", "ort-webgpu", "simd", "ort-wasm"]).default("auto"),
   KV: z.enum(["f32", "int8"]).default("f32"),
   ACTIVATIONS: z.enum(["int8", "f32"]).default("int8"),
+  WEBGPU_UNSAFE: z.string().transform((value) => value.split(",").map((item) => item.trim())).pipe(
+    z.array(z.enum(["read", "unvalidated"])),
+  ).default([]),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
   API_KEY: text,
   API_KEYS: text,
@@ -49,8 +55,8 @@ const environment = z.object({
 const SECRET: ReadonlySet<string> = new Set(["API_KEY", "API_KEYS", "SESSION_KEY"]);
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR SESSION_KEY`. An empty
- * variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS WEBGPU_UNSAFE PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR SESSION_KEY`.
+ * An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -63,7 +69,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
   const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, API_KEYS } = parsed.data;
-  const { DATA_DIR, SESSION_KEY } = parsed.data;
+  const { DATA_DIR, SESSION_KEY, WEBGPU_UNSAFE } = parsed.data;
   const apiKeys = API_KEYS === undefined ? [] : parseApiKeys(API_KEYS);
   if (API_KEY && apiKeys.some(({ key }) => key === API_KEY)) {
     throw new RangeError(`Cannot use API_KEYS="…": it has the key that API_KEY has`);
@@ -82,6 +88,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     backend: BACKEND,
     kv: KV,
     activations: ACTIVATIONS,
+    webgpuUnsafe: { read: WEBGPU_UNSAFE.includes("read"), unvalidated: WEBGPU_UNSAFE.includes("unvalidated") },
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,
     apiKeys,

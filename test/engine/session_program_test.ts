@@ -153,7 +153,7 @@ test("turns that come at once: the acknowledged ones are the transcript, in orde
           let events = 0;
           for await (const event of generation) {
             if (event.type === "token") reply.push(event.id);
-            else acknowledged.push({ turn: event.usage.cache.turn, ids, reply });
+            else if (event.type === "end") acknowledged.push({ turn: event.usage.cache.turn, ids, reply });
             if (++events === cancelAfter) generation.cancel();
           }
         } catch (error) {

@@ -16,7 +16,7 @@ async function run(options: FakeEngineOptions, request: GenerateRequest) {
   const tokens: [number, number][] = [];
   for await (const event of engine.generate(request)) {
     if (event.type === "token") tokens.push([event.id, event.logprob]);
-    else return { engine, backend, tokens, usage: event.usage };
+    else if (event.type === "end") return { engine, backend, tokens, usage: event.usage };
   }
   throw new Error("the stream ended without an end event");
 }

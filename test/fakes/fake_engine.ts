@@ -63,7 +63,7 @@ export async function collect(events: AsyncIterable<GenerateEvent>): Promise<Col
   for await (const event of events) {
     text += event.text;
     if (event.type === "token") ids.push(event.id);
-    else return { ids, text, end: event };
+    else if (event.type === "end") return { ids, text, end: event };
   }
   throw new Error("the stream ended without an end event");
 }

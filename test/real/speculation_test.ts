@@ -27,7 +27,7 @@ async function answers(promptLookup: PromptLookupMode) {
       const answer: [number, number][] = tokens[`${name} at ${temperature}`] = [];
       for await (const event of engine.generate(request)) {
         if (event.type === "token") answer.push([event.id, event.logprob]);
-        else accepted += event.usage.drafts.accepted;
+        else if (event.type === "end") accepted += event.usage.drafts.accepted;
       }
     }
   }

@@ -50,7 +50,7 @@ describe("a server with the bundled model", () => {
     assert.match(said, /model {4}smollm2-135m-instruct, context of 8192 tokens/);
     assert.match(
       said,
-      /backend {2}simd, picked by auto from simd, ort-wasm\n +our engine, relaxed-threads, int8 activations, weights /,
+      /backend {2}simd, picked by auto, after ort-webgpu: .+\n +our engine, relaxed-threads, int8 activations, weights /,
     );
     assert.match(said, /threads {2}\d+ \(the CPU quota\)/);
     const line = said.split("\n").map((text) => text.trim()).find((text) => text.startsWith("curl "))!;

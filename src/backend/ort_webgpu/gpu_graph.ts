@@ -42,16 +42,18 @@ export interface GpuModel {
 export interface GpuGraphOptions {
   /** Weights, activations and KV are f16; logits stay f32. */
   half: boolean;
+  /** `"int8"` leaves it to the file whether products may round their activations. */
+  activations: "f32" | "int8";
 }
 
 /**
  * Makes a decoder graph one that runs on the GPU alone, step by step the same arithmetic: lengths come in instead of a
  * mask whose shape the CPU looks at, gate and up are two products, lm_head sees the wanted positions only, no product
- * rounds its activations to int8, and everything but lm_head is f16 where wanted.
+ * rounds its activations to int8 unless it may, and everything but lm_head is f16 where wanted.
  * @param files where the weights are read from when onnxruntime asks for them: to be open until then
  * @throws {ModelFileError} when the graph is not a decoder of this kind
  */
-export function rewriteForGpu(model: OnnxModel, files: TensorFiles, { half }: GpuGraphOptions): GpuModel {
+export function rewriteForGpu(model: OnnxModel, files: TensorFiles, { half, activations }: GpuGraphOptions): GpuModel {
   const graph: GpuGraph = {
     nodes: [...model.graph.node],
     tensors: new Map(model.graph.initializer.map((tensor) => [tensor.name, tensor])),
@@ -65,7 +67,7 @@ export function rewriteForGpu(model: OnnxModel, files: TensorFiles, { half }: Gp
   takeLengths(graph);
   expandFloatZeroPoints(graph);
   splitProducts(graph);
-  keepActivations(graph);
+  if (activations === "f32") keepActivations(graph);
   const hiddenStates = pickPositions(graph);
   if (half) halve(graph);
   dropUnused(graph);

@@ -8,12 +8,10 @@ import { type GpuModel, LOGITS_POSITIONS, SEQLENS_K, TOTAL_LENGTH } from "./gpu_
 import { Usage } from "./gpu_usage.ts";
 import { GpuKv, gpuKvTokenBytes, type KvBuffers, type KvFormat, KvPool } from "./gpu_kv.ts";
 import type { OnnxRuntime } from "./onnxruntime.ts";
+import { PASS_TOKENS } from "./pass_tokens.ts";
 import { rankedBytes, Ranking, readRanked } from "./ranking.ts";
 import { type PendingRead, ReadBack } from "./read_back.ts";
 import { WeightBlob } from "./weight_source.ts";
-
-/** Tokens of a pass at most: what a longer prompt takes is cut. */
-const PASS_TOKENS = 512;
 
 /** Options of {@linkcode GpuSession.create}. */
 export interface GpuSessionOptions {
@@ -25,6 +23,8 @@ export interface GpuSessionOptions {
   half: boolean;
   /** Replay captured steps of decode. */
   capture: boolean;
+  /** Steps of greedy decode that may be on their way beside the one that is asked for. */
+  ahead: number;
   /** Read results by what Deno does not document. */
   unsafeRead: boolean;
 }
@@ -53,6 +53,8 @@ export class GpuSession implements ModelSession {
   readonly rowsPerPass = 1;
   readonly detail: string;
   readonly device: string;
+  /** Whether it was closed: its device is then lost on purpose. */
+  closed = false;
   readonly #Tensor: OnnxRuntime["Tensor"];
   readonly #device: GPUDevice;
   readonly #session: ort.InferenceSession;
@@ -177,6 +179,7 @@ export class GpuSession implements ModelSession {
   }
 
   async close(): Promise<void> {
+    this.closed = true;
     await this.#session.release();
     this.#device.destroy();
   }
@@ -202,7 +205,7 @@ export class GpuSession implements ModelSession {
       this.#device.queue.writeBuffer(stream.kv.buffers.nextId, 0, new BigInt64Array([BigInt(id!)]));
       step = await this.#begin(stream.kv.buffers, start, count);
     }
-    const until = count === 1 ? Math.min(start + 1 + ahead, stream.kv.capacity) : 0;
+    const until = count === 1 ? Math.min(start + 1 + Math.min(ahead, this.#options.ahead), stream.kv.capacity) : 0;
     for (let next = start + 1 + stream.ahead.length; next < until; next++) {
       stream.ahead.push(await this.#begin(stream.kv.buffers, next, count));
     }

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { workerData } from "node:worker_threads";
-import { ModelFileError } from "../../errors.ts";
+import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { decodeModel } from "../../model/onnx_proto.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
@@ -26,14 +26,26 @@ export interface LoadOptions {
   config: ModelConfig;
   /** How weights, activations and KV are held. `"auto"` takes f16 where shaders have it. */
   precision: "auto" | "f16" | "f32";
+  /** What products may take: see `keepActivations` in `gpu_graph.ts`. */
+  activations: "f32" | "int8";
   /** Replay captured steps of decode. */
   capture: boolean;
+  /** Steps of greedy decode that may be on their way at a time beside the one that is asked for. */
+  ahead: number;
   unsafe: UnsafeOptions;
+  /** Also use an adapter that computes on the CPU. */
+  software: boolean;
+  /** For tests: the device is lost in the pass after so many. */
+  loseAfter: number | undefined;
 }
 
-await serveThread(async (onProgress) => {
-  const { onnxPath, config, precision, capture, unsafe } = workerData as LoadOptions;
+await serveThread(async (onProgress, fail) => {
+  const { onnxPath, config, precision, activations, capture, ahead, unsafe, software, loseAfter } =
+    workerData as LoadOptions;
   const found = await findAdapter(unsafe.unvalidated);
+  if (found.software && !software) {
+    throw new BackendUnavailableError(`Cannot use WebGPU: its adapter ${found.name} computes on the CPU, wanted a GPU`);
+  }
   const half = precision === "auto" ? found.half : precision === "f16";
   let bytes: Uint8Array;
   try {
@@ -42,13 +54,27 @@ await serveThread(async (onProgress) => {
     throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
   }
   using files = new TensorFiles(onnxPath);
-  const model = rewriteForGpu(decodeModel(bytes), files, { half });
+  const model = rewriteForGpu(decodeModel(bytes), files, { half, activations });
   const device = await openDevice(found);
   avoidMappedUploads(device);
   onProgress("uploading weights", 0);
   const ort = await loadOnnxRuntime();
-  const options = { ort, device, deviceName: found.name, config, half, capture, unsafeRead: unsafe.read };
+  const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };
   const session = await GpuSession.create(model, options);
   onProgress("uploading weights", 1);
+  device.lost.then(({ message }) => {
+    if (!session.closed) fail(`the GPU was lost${message ? `, ${message}` : ""}`);
+  });
+  if (loseAfter !== undefined) loseDevice(session, device, loseAfter);
   return { session, kind: half ? "f16" : "f32", threads: 1 };
 });
+
+/** Destroys the device under the session when it begins the pass after so many. */
+function loseDevice(session: GpuSession, device: GPUDevice, passes: number): void {
+  const run = session.run.bind(session);
+  let done = 0;
+  session.run = async (rows) => {
+    if (done++ === passes) device.destroy();
+    return await run(rows);
+  };
+}

@@ -4,6 +4,7 @@ import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import { gpuKvCapacity, gpuKvTokenBytes } from "./gpu_kv.ts";
+import { PASS_TOKENS } from "./pass_tokens.ts";
 import type { LoadOptions, UnsafeOptions } from "./inference_worker.ts";
 
 /** Options of {@linkcode createOrtWebgpuBackend}. */
@@ -13,8 +14,22 @@ export interface OrtWebgpuOptions {
   config: ModelConfig;
   /** How weights, activations and KV are held. @default "auto": f16 where shaders have it */
   precision?: LoadOptions["precision"];
+  /**
+   * `"int8"` lets products round their activations where the file allows it and the GPU has subgroups: prefill is faster,
+   * and tokens are not those of other backends.
+   * @default "f32"
+   */
+  activations?: LoadOptions["activations"];
   /** Replay captured steps of decode, which needs more of onnxruntime-web than it documents. @default true */
   capture?: boolean;
+  /** Steps of greedy decode that may be on their way at a time beside the one that is asked for. @default 4 */
+  ahead?: number;
+  /** Also use an adapter that computes on the CPU, as Mesa's llvmpipe. @default true */
+  software?: boolean;
+  /** Whether the device is opened anew, and the model loaded, when it was lost. @default true */
+  restarts?: boolean;
+  /** For tests: the device is lost in the pass after so many. @default never */
+  loseAfter?: number;
   /** @default nothing of it */
   unsafe?: Partial<UnsafeOptions>;
   /** Why this backend was chosen, for people. @default "it was asked for" */
@@ -33,12 +48,26 @@ const ONNXRUNTIME_WEB = "1.30.0";
  * @throws {OutOfMemoryError} when the GPU has no room for the weights
  */
 export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise<Backend> {
-  const { modelDir, config, precision = "auto", capture = true, unsafe } = options;
+  const {
+    modelDir,
+    config,
+    precision = "auto",
+    activations = "f32",
+    capture = true,
+    ahead = 4,
+    software = true,
+    unsafe,
+    loseAfter,
+  } = options;
   const load: LoadOptions = {
     onnxPath: onnxFile(modelDir),
     config,
     precision,
+    activations,
     capture,
+    ahead,
+    software,
+    loseAfter,
     unsafe: { read: false, unvalidated: false, ...unsafe },
   };
   const entry = new URL("./inference_worker.ts", import.meta.url);
@@ -50,15 +79,17 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
       device,
       threads,
       // Another GPU adds in another order.
-      variant: `ort-webgpu-${ONNXRUNTIME_WEB}/${kind}/${device}`,
+      variant: `ort-webgpu-${ONNXRUNTIME_WEB}/${kind}/${activations === "f32" ? "" : "a8/"}${device}`,
       rowInvariant: false,
       kvShares: false,
       inspects: false,
+      prefillTokens: PASS_TOKENS,
       reason: options.reason ?? "it was asked for",
       detail: `onnxruntime-web ${ONNXRUNTIME_WEB} on ${device}, ${kind}, ${detail}`,
     }),
     kvBytes: (tokens, { kind }) =>
       gpuKvCapacity(tokens, config.contextLength) * gpuKvTokenBytes({ config, half: kind === "f16" }),
+    restarts: options.restarts,
     onCrash: options.onCrash,
   });
 }
