@@ -85,7 +85,7 @@ const report = (result: object) => {
   if (flags.out) writeFileSync(flags.out, JSON.stringify({ ...describeMachine(), model: model.id, results }, null, 2));
 };
 
-for (const [name, { aheads = [0], contexts = [100, 3000], ...options }] of Object.entries(configurations)) {
+for (const [name, { aheads = [0], contexts = [100, 1900, 3000], ...options }] of Object.entries(configurations)) {
   if (only && !only.includes(name)) continue;
   if ((performance.now() - startedAt) / 1000 > Number(flags.seconds)) break;
   const passes: MeasureOptions = {

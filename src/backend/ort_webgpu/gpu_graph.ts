@@ -36,6 +36,8 @@ export interface GpuModel {
   weights: Map<string, TensorBytes>;
   /** Name of the last hidden state, an output: `[1, tokens, hidden_size]` in `half` or f32. */
   hiddenStates: string;
+  /** Tokens that attention looks back on, the query included; `undefined` for all. */
+  window: number | undefined;
 }
 
 /** Options of {@linkcode rewriteForGpu}. */
@@ -64,14 +66,14 @@ export function rewriteForGpu(model: OnnxModel, files: TensorFiles, { half, acti
   for (const tensor of graph.tensors.values()) {
     if (isWeight(tensor)) graph.data.set(tensor.name, files.bytesOf(tensor));
   }
-  takeLengths(graph);
+  const window = takeLengths(graph);
   expandFloatZeroPoints(graph);
   splitProducts(graph);
   if (activations === "f32") keepActivations(graph);
   const hiddenStates = pickPositions(graph);
   if (half) halve(graph);
   dropUnused(graph);
-  return { ...encode(model, graph), hiddenStates };
+  return { ...encode(model, graph), hiddenStates, window };
 }
 
 /** Integers are shapes and axes, which the runtime reads on the CPU: they stay in the graph. */
@@ -79,8 +81,11 @@ function isWeight({ dataType }: OnnxTensor): boolean {
   return dataType === DataType.FLOAT || dataType === DataType.FLOAT16 || dataType === DataType.UINT8;
 }
 
-/** Gives attention its lengths as inputs: what computed them from `attention_mask` is then unused. */
-function takeLengths(graph: GpuGraph): void {
+/**
+ * Gives attention its lengths as inputs: what computed them from `attention_mask` is then unused.
+ * @returns the window of attention, if it has one
+ */
+function takeLengths(graph: GpuGraph): number | undefined {
   const attentions = graph.nodes.filter(({ opType }) => opType === "GroupQueryAttention");
   if (attentions.length === 0) {
     throw new ModelFileError("Cannot use the graph: it has no GroupQueryAttention, wanted one a layer");
@@ -95,6 +100,10 @@ function takeLengths(graph: GpuGraph): void {
     tensorValueInfo(SEQLENS_K, DataType.INT32, [1]),
     tensorValueInfo(TOTAL_LENGTH, DataType.INT32, [1]),
   );
+  const windows = new Set(attentions.map((node) => integer(node, "local_window_size", -1)));
+  if (windows.size > 1) throw new ModelFileError("Cannot use the graph: its layers have different windows, wanted one");
+  const [window = -1] = windows;
+  return window > 0 ? window : undefined;
 }
 
 /** A product that a `Split` takes apart becomes two: the operator would copy both halves in every pass. */

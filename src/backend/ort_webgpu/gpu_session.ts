@@ -1,17 +1,16 @@
 import type * as ort from "onnxruntime-web/jspi";
-import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult, TopLogits } from "../backend.ts";
 import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
-import { captured, UNCAPTURED, withCapture } from "./graph_capture.ts";
-import { type GpuModel, LOGITS_POSITIONS, SEQLENS_K, TOTAL_LENGTH } from "./gpu_graph.ts";
+import { captured, UNCAPTURED } from "./graph_capture.ts";
+import { LOGITS_POSITIONS, SEQLENS_K, TOTAL_LENGTH } from "./gpu_graph.ts";
 import { Usage } from "./gpu_usage.ts";
 import { GpuKv, gpuKvTokenBytes, type KvBuffers, type KvFormat, KvPool } from "./gpu_kv.ts";
+import type { LoadedGraph } from "./loaded_graph.ts";
 import type { OnnxRuntime } from "./onnxruntime.ts";
 import { PASS_TOKENS } from "./pass_tokens.ts";
 import { rankedBytes, Ranking, readRanked } from "./ranking.ts";
 import { type PendingRead, ReadBack } from "./read_back.ts";
-import { WeightBlob } from "./weight_source.ts";
 
 /** Options of {@linkcode GpuSession.create}. */
 export interface GpuSessionOptions {
@@ -57,10 +56,11 @@ export class GpuSession implements ModelSession {
   closed = false;
   readonly #Tensor: OnnxRuntime["Tensor"];
   readonly #device: GPUDevice;
-  readonly #session: ort.InferenceSession;
+  readonly #graph: LoadedGraph;
+  readonly #loadBeyond: () => Promise<LoadedGraph>;
   readonly #options: GpuSessionOptions;
   readonly #format: KvFormat;
-  readonly #hiddenStates: string;
+  #beyond: Promise<LoadedGraph> | undefined;
   readonly #pool: KvPool;
   readonly #ranking: Ranking;
   readonly #reads: ReadBack;
@@ -79,37 +79,19 @@ export class GpuSession implements ModelSession {
   /** By buffers and count. */
   readonly #rankGroups = new WeakMap<KvBuffers, Map<number, GPUBindGroup>>();
 
-  /**
-   * Loads weights and compiles nothing yet: shaders are compiled by the first passes.
-   * @throws {OutOfMemoryError} when the weights do not fit the GPU
-   * @throws {ModelFileError} when onnxruntime refuses the graph
-   */
-  static async create(model: GpuModel, options: GpuSessionOptions): Promise<GpuSession> {
-    const sessionOptions: ort.InferenceSession.SessionOptions = {
-      executionProviders: [{ name: "webgpu", device: options.device }],
-      preferredOutputLocation: "gpu-buffer",
-      logSeverityLevel: 3,
-      externalData: [...model.weights].map(([path, source]) => ({ path, data: new WeightBlob(source) })),
-    };
-    let session: ort.InferenceSession;
-    try {
-      const given = options.capture ? withCapture(sessionOptions) : sessionOptions;
-      session = await options.ort.InferenceSession.create(model.graph, given);
-    } catch (cause) {
-      const message = (cause as Error).message ?? String(cause);
-      if (/memory|alloc/i.test(message)) {
-        throw new OutOfMemoryError(`Cannot load the model: the GPU has no room, ${message}`, { cause });
-      }
-      throw new ModelFileError(`Cannot load the graph: onnxruntime says ${message}`, { cause });
-    }
-    return new GpuSession(session, model.hiddenStates, options);
+  /** @param load called again, for a graph that cannot capture, when a stream outgrows the window of attention */
+  static async create(
+    load: (captures: boolean) => Promise<LoadedGraph>,
+    options: GpuSessionOptions,
+  ): Promise<GpuSession> {
+    return new GpuSession(await load(options.capture), () => load(false), options);
   }
 
-  private constructor(session: ort.InferenceSession, hiddenStates: string, options: GpuSessionOptions) {
+  private constructor(graph: LoadedGraph, loadBeyond: () => Promise<LoadedGraph>, options: GpuSessionOptions) {
     const { ort: { Tensor }, device, config, half, capture, unsafeRead } = options;
     this.#Tensor = Tensor;
-    this.#session = session;
-    this.#hiddenStates = hiddenStates;
+    this.#graph = graph;
+    this.#loadBeyond = loadBeyond;
     this.#options = options;
     this.#device = device;
     this.device = options.deviceName;
@@ -180,7 +162,8 @@ export class GpuSession implements ModelSession {
 
   async close(): Promise<void> {
     this.closed = true;
-    await this.#session.release();
+    await this.#graph.session.release();
+    await (await this.#beyond?.catch(() => undefined))?.session.release();
     this.#device.destroy();
   }
 
@@ -216,17 +199,19 @@ export class GpuSession implements ModelSession {
 
   /** Gives the GPU a step that evaluates the id in `nextId` and leaves the best of its logits there. */
   async #begin(kv: KvBuffers, start: number, count: number): Promise<Step> {
+    const graph = await this.#graphFor(start + 1);
     this.#writeLengths(start + 1);
     const { config } = this.#format;
-    const feeds = this.#feeds(kv, this.#int64(kv.nextId, [1, 1]), {
+    const feeds = this.#feeds(graph, kv, this.#int64(kv.nextId, [1, 1]), {
       positions: this.#int64(this.#firstPosition, [1]),
       total: start + 1,
     });
     const logits = this.#Tensor.fromGpuBuffer(this.#logits, { dataType: "float32", dims: [1, 1, config.vocabSize] });
-    await this.#session.run(
+    const replayed = graph.captures && kv.graphId !== undefined;
+    await graph.session.run(
       feeds,
       this.#fetches(kv, logits),
-      kv.graphId === undefined ? UNCAPTURED : captured(kv.graphId),
+      replayed ? captured(kv.graphId!) : UNCAPTURED,
     );
     const encoder = this.#device.createCommandEncoder();
     this.#ranking.encode(encoder, this.#rankGroup(kv, count), 1);
@@ -270,8 +255,9 @@ export class GpuSession implements ModelSession {
       return buffer;
     };
     try {
+      const graph = await this.#graphFor(start + tokenIds.length);
       this.#writeLengths(start + tokenIds.length);
-      const feeds = this.#feeds(kv.buffers, this.#int64(upload(tokenIds), [1, tokenIds.length]), {
+      const feeds = this.#feeds(graph, kv.buffers, this.#int64(upload(tokenIds), [1, tokenIds.length]), {
         positions: this.#int64(upload(positions), [positions.length]),
         total: start + tokenIds.length,
       });
@@ -286,12 +272,12 @@ export class GpuSession implements ModelSession {
       const statesBytes = tokenIds.length * hiddenSize * (half ? 2 : 4);
       const statesBuffer = hiddenStates ? own(statesBytes) : undefined;
       if (statesBuffer) {
-        fetches[this.#hiddenStates] = this.#Tensor.fromGpuBuffer(statesBuffer, {
+        fetches[graph.hiddenStates] = this.#Tensor.fromGpuBuffer(statesBuffer, {
           dataType: half ? "float16" : "float32",
           dims: [1, tokenIds.length, hiddenSize],
         });
       }
-      await this.#session.run(feeds, fetches, UNCAPTURED);
+      await graph.session.run(feeds, fetches, UNCAPTURED);
       const encoder = this.#device.createCommandEncoder();
       const statesRead = statesBuffer && this.#reads.copy(encoder, statesBuffer, statesBytes);
       let read: PendingRead | undefined;
@@ -314,6 +300,23 @@ export class GpuSession implements ModelSession {
     }
   }
 
+  /**
+   * Where runs can be captured, attention of onnxruntime-web 1.30.0 does not know on the CPU how many tokens there are, and
+   * leaves no token out that is beyond the window. So a stream that outgrows the window goes on in a second session that
+   * cannot capture, with weights of its own, loaded when the first one does.
+   */
+  async #graphFor(tokens: number): Promise<LoadedGraph> {
+    const { captures, window } = this.#graph;
+    if (!captures || window === undefined || tokens <= window) return this.#graph;
+    this.#beyond ??= this.#loadBeyond();
+    try {
+      return await this.#beyond;
+    } catch (error) {
+      this.#beyond = undefined;
+      throw error;
+    }
+  }
+
   /** In the queue, so that each step finds its own. */
   #writeLengths(total: number): void {
     this.#device.queue.writeBuffer(this.#lastPosition, 0, new Int32Array([total - 1]));
@@ -321,6 +324,7 @@ export class GpuSession implements ModelSession {
   }
 
   #feeds(
+    graph: LoadedGraph,
     kv: KvBuffers,
     ids: ort.Tensor,
     { positions, total }: { positions: ort.Tensor; total: number },
@@ -330,7 +334,7 @@ export class GpuSession implements ModelSession {
       input_ids: ids,
       [SEQLENS_K]: int32(this.#lastPosition),
       // Without capture the operator reads it on the CPU.
-      [TOTAL_LENGTH]: this.#options.capture
+      [TOTAL_LENGTH]: graph.captures
         ? int32(this.#totalLength)
         : new this.#Tensor("int32", new Int32Array([total]), [1]),
       [LOGITS_POSITIONS]: positions,

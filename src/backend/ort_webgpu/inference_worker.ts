@@ -1,14 +1,11 @@
-import { readFileSync } from "node:fs";
 import { workerData } from "node:worker_threads";
-import { BackendUnavailableError, ModelFileError } from "../../errors.ts";
+import { BackendUnavailableError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
-import { decodeModel } from "../../model/onnx_proto.ts";
-import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { serveThread } from "../serve_thread.ts";
 import { avoidMappedUploads } from "./deno_uploads.ts";
 import { findAdapter, openDevice } from "./gpu_device.ts";
-import { rewriteForGpu } from "./gpu_graph.ts";
 import { GpuSession } from "./gpu_session.ts";
+import { loadGraph } from "./loaded_graph.ts";
 import { loadOnnxRuntime } from "./onnxruntime.ts";
 
 /** What is opted in to of what is not documented, or not checked. */
@@ -47,20 +44,13 @@ await serveThread(async (onProgress, fail) => {
     throw new BackendUnavailableError(`Cannot use WebGPU: its adapter ${found.name} computes on the CPU, wanted a GPU`);
   }
   const half = precision === "auto" ? found.half : precision === "f16";
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(onnxPath);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
-  using files = new TensorFiles(onnxPath);
-  const model = rewriteForGpu(decodeModel(bytes), files, { half, activations });
   const device = await openDevice(found);
   avoidMappedUploads(device);
-  onProgress("uploading weights", 0);
   const ort = await loadOnnxRuntime();
+  const load = (captures: boolean) => loadGraph({ ort, device, onnxPath, half, activations }, captures);
   const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };
-  const session = await GpuSession.create(model, options);
+  onProgress("uploading weights", 0);
+  const session = await GpuSession.create(load, options);
   onProgress("uploading weights", 1);
   device.lost.then(({ message }) => {
     if (!session.closed) fail(`the GPU was lost${message ? `, ${message}` : ""}`);

@@ -1,0 +1,65 @@
+import { readFileSync } from "node:fs";
+import type * as ort from "onnxruntime-web/jspi";
+import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
+import { decodeModel } from "../../model/onnx_proto.ts";
+import { TensorFiles } from "../../model/tensor_bytes.ts";
+import { rewriteForGpu } from "./gpu_graph.ts";
+import { withCapture } from "./graph_capture.ts";
+import type { OnnxRuntime } from "./onnxruntime.ts";
+import { WeightBlob } from "./weight_source.ts";
+
+/** A model's graph with its weights on a GPU. */
+export interface LoadedGraph {
+  session: ort.InferenceSession;
+  /** Name of the last hidden state, an output. */
+  hiddenStates: string;
+  /** Tokens that attention looks back on, the query included; `undefined` for all. */
+  window: number | undefined;
+  /** Whether runs can be captured. */
+  captures: boolean;
+}
+
+/** Options of {@linkcode loadGraph}. */
+export interface LoadGraphOptions {
+  ort: OnnxRuntime;
+  device: GPUDevice;
+  /** The `.onnx` file; its external data lies beside it. */
+  onnxPath: string;
+  half: boolean;
+  activations: "f32" | "int8";
+}
+
+/**
+ * Reads a model into the GPU's memory. Nothing is compiled yet: shaders are by the first passes.
+ * @throws {ModelFileError} when the model's files are damaged, or onnxruntime refuses the graph
+ * @throws {OutOfMemoryError} when the weights do not fit the GPU
+ */
+export async function loadGraph(
+  { ort, device, onnxPath, half, activations }: LoadGraphOptions,
+  captures: boolean,
+): Promise<LoadedGraph> {
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(onnxPath);
+  } catch (cause) {
+    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
+  }
+  using files = new TensorFiles(onnxPath);
+  const { graph, weights, hiddenStates, window } = rewriteForGpu(decodeModel(bytes), files, { half, activations });
+  const options: ort.InferenceSession.SessionOptions = {
+    executionProviders: [{ name: "webgpu", device }],
+    preferredOutputLocation: "gpu-buffer",
+    logSeverityLevel: 3,
+    externalData: [...weights].map(([path, source]) => ({ path, data: new WeightBlob(source) })),
+  };
+  try {
+    const session = await ort.InferenceSession.create(graph, captures ? withCapture(options) : options);
+    return { session, hiddenStates, window, captures };
+  } catch (cause) {
+    const message = (cause as Error).message ?? String(cause);
+    if (/memory|alloc/i.test(message)) {
+      throw new OutOfMemoryError(`Cannot load the model: the GPU has no room, ${message}`, { cause });
+    }
+    throw new ModelFileError(`Cannot load the graph: onnxruntime says ${message}`, { cause });
+  }
+}
