@@ -78,7 +78,7 @@ export class FallbackBackend implements Backend {
   #requireFirst(action: string): void {
     if (this.#current === this.#first) return;
     throw new BackendUnavailableError(
-      `Cannot ${action} KV: ${this.#first.info.name} is gone, and ${this.#current.info.name} has another arithmetic`,
+      `Cannot ${action} KV: ${this.#first.info.name} is gone, and ${this.#current.info.name} has other arithmetic`,
     );
   }
 }

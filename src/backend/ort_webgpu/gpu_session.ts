@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type * as ort from "onnxruntime-web/jspi";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult, TopLogits } from "../backend.ts";
@@ -11,6 +12,9 @@ import type { OnnxRuntime } from "./onnxruntime.ts";
 import { PASS_TOKENS } from "./pass_tokens.ts";
 import { rankedBytes, Ranking, readRanked } from "./ranking.ts";
 import { type PendingRead, ReadBack } from "./read_back.ts";
+
+/** How long the runtime may take to say that the device was lost, after a pass failed of it, in milliseconds. */
+const LOST_MS = 250;
 
 /** Options of {@linkcode GpuSession.create}. */
 export interface GpuSessionOptions {
@@ -113,7 +117,18 @@ export class GpuSession implements ModelSession {
     this.#ranked = this.#buffer(rankedBytes(1, config.vocabSize));
   }
 
-  async run([row]: readonly SessionRow[]): Promise<RowResult[]> {
+  async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
+    try {
+      return await this.#run(rows);
+    } catch (error) {
+      // Of a lost GPU a pass hears first, as some error. The thread is about to end then, and that is what is told.
+      const lost = this.#device.lost.then(() => new Promise<never>(() => {}));
+      await Promise.race([lost, delay(LOST_MS)]);
+      throw error;
+    }
+  }
+
+  async #run([row]: readonly SessionRow[]): Promise<RowResult[]> {
     const { cacheId, start, tokenIds, logits, hiddenStates, top } = row!;
     const stream = this.#stream(cacheId);
     try {
