@@ -9,6 +9,7 @@ import { availableCpus } from "../src/backend/host_resources.ts";
 import { createEngine } from "../src/engine/create_engine.ts";
 import type { Engine } from "../src/engine/engine.ts";
 import { parseEnvironment } from "../src/runtime/options.ts";
+import { backends } from "./cases/backends.ts";
 import { batchRows } from "./cases/batch_rows.ts";
 import type { Case, MachineCase } from "./cases/case.ts";
 import { contextCurve } from "./cases/context_curve.ts";
@@ -40,7 +41,7 @@ const CASES: Readonly<Record<string, Case>> = {
   mixed_load: mixedLoad,
 };
 
-const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels, load };
+const MACHINE_CASES: Readonly<Record<string, MachineCase>> = { kernels, load, backends };
 
 const { values: flags } = parseArgs({
   options: {

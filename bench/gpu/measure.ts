@@ -1,6 +1,6 @@
 import type { Backend } from "../../src/backend/backend.ts";
 import { best, milliseconds } from "../statistics.ts";
-import { promptIds } from "./reference.ts";
+import { bestId, promptIds } from "./reference.ts";
 
 /** What is measured of one configuration; times in milliseconds. */
 export interface Speeds {
@@ -52,7 +52,7 @@ export async function measure(backend: Backend, options: MeasureOptions): Promis
             top: 1,
             ahead: Math.min(ahead, count - 1 - i),
           }]);
-          ids.push(row!.top![0]!.ids[0]!);
+          ids.push(bestId(row));
         }
       };
       // Captures the step, where that is done, and fills what is pipelined.
@@ -82,7 +82,7 @@ async function fill(
       top: 1,
       logits: last ? "last" : "none",
     }]);
-    if (last) id = row!.top![0]!.ids[0]!;
+    if (last) id = bestId(row);
   }
   return id;
 }

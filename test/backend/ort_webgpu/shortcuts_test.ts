@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { avoidMappedUploads } from "../../../src/backend/ort_webgpu/deno_uploads.ts";
+import { findAdapter, openDevice } from "../../../src/backend/ort_webgpu/gpu_device.ts";
+import { GpuSession } from "../../../src/backend/ort_webgpu/gpu_session.ts";
+import { MAP_MODE_READ, Usage } from "../../../src/backend/ort_webgpu/gpu_usage.ts";
+import { loadGraph } from "../../../src/backend/ort_webgpu/loaded_graph.ts";
+import { loadOnnxRuntime } from "../../../src/backend/ort_webgpu/onnxruntime.ts";
+import { onnxFile } from "../../../src/model/onnx_file.ts";
+import { noGpu, tinyPhi3 } from "./gpu.ts";
+
+test("steps of decode are replayed, not encoded anew, on each set of buffers", { skip: noGpu }, async () => {
+  await using folder = await tinyPhi3();
+  const { path, config } = folder.model;
+  const bindGroups: Record<string, number[]> = {};
+  for (const capture of [true, false]) {
+    const found = await findAdapter();
+    const device = await openDevice(found);
+    avoidMappedUploads(device);
+    const ort = await loadOnnxRuntime();
+    const session = await GpuSession.create(
+      (captures) => loadGraph({ ort, device, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
+      { ort, device, deviceName: found.name, config, half: false, capture, ahead: 0, unsafeRead: false },
+    );
+    let made = 0;
+    const create = device.createBindGroup.bind(device);
+    device.createBindGroup = (descriptor) => {
+      made++;
+      return create(descriptor);
+    };
+    const counts: number[] = bindGroups[`${capture}`] = [];
+    for (const step of [0, 1, 2, 3]) {
+      for (const cacheId of [1, 2]) {
+        made = 0;
+        const row = { cacheId, start: step, tokenIds: [5 + step], logits: "last", hiddenStates: false } as const;
+        await session.run([{ ...row, top: 1, inspect: [] }]);
+        counts.push(made);
+      }
+    }
+    await session.close();
+  }
+  assert.deepEqual(bindGroups.true!.slice(2), [0, 0, 0, 0, 0, 0]);
+  assert.ok(bindGroups.false!.every((count) => count > 10), `${bindGroups.false}`);
+});
+
+test("avoidMappedUploads() hands over what was written into the mapped range", { skip: noGpu }, async () => {
+  const device = await openDevice(await findAdapter());
+  avoidMappedUploads(device);
+  const bytes = Uint8Array.from({ length: 64 }, (_, i) => 3 * i);
+  const upload = device.createBuffer({ size: 64, usage: Usage.MAP_WRITE | Usage.COPY_SRC, mappedAtCreation: true });
+  new Uint8Array(upload.getMappedRange()).set(bytes);
+  upload.unmap();
+  const staging = device.createBuffer({ size: 64, usage: Usage.MAP_READ | Usage.COPY_DST });
+  const encoder = device.createCommandEncoder();
+  encoder.copyBufferToBuffer(upload, 0, staging, 0, 64);
+  device.queue.submit([encoder.finish()]);
+  await staging.mapAsync(MAP_MODE_READ);
+  assert.deepEqual(new Uint8Array(staging.getMappedRange().slice(0)), bytes);
+  // Others are as they were.
+  const other = device.createBuffer({ size: 16, usage: Usage.COPY_SRC, mappedAtCreation: true });
+  assert.equal(other.getMappedRange(4 * 2, 8).byteLength, 8);
+  device.destroy();
+});
