@@ -124,9 +124,22 @@ async function rebuildWasm() {
   }
 }
 
+/** The tests of WebGPU on Mesa's software driver, which Debian has; without an adapter they fail here. */
+async function webgpu() {
+  const installed = existsSync("/usr/share/vulkan/icd.d");
+  if (!installed && process.getuid?.() === 0) {
+    const packages = ["mesa-vulkan-drivers", "libvulkan1"];
+    await run("sh", ["-c", `apt-get -qq update && apt-get -qq install -y ${packages.join(" ")}`]);
+  }
+  return await run(bin("deno"), ["test", "-A", "--no-check", "--quiet", "test/backend/ort_webgpu"], {
+    WEBGPU_REQUIRED: "1",
+  });
+}
+
 await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
 await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
 await extra("types", () => run(bin("tsc"), ["--noEmit"]));
+await extra("webgpu", webgpu);
 await extra("model", rebuildModel);
 await extra("wasm", rebuildWasm);
 const parity = (name: string, file: string) =>

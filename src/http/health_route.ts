@@ -8,6 +8,7 @@ export function healthRoute(service: Service): Hono {
     .get("/readyz", (c) => {
       const reason = service.notReady;
       if (reason) return c.json({ status: "unavailable", reason }, 503, { "retry-after": "1" });
-      return c.json({ status: "ok", sessions: service.engine.sessions.stats() });
+      const { sessions, backend: { info } } = service.engine;
+      return c.json({ status: "ok", backend: info.name, device: info.device, sessions: sessions.stats() });
     });
 }

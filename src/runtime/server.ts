@@ -91,7 +91,7 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   console.log(`Hearth on ${url} (${runtime}, ready after ${seconds} s)
   model    ${loaded.model.id}, context of ${loaded.model.config.contextLength} tokens
   backend  ${info.name}, ${info.reason}
-           ${info.detail}
+           ${info.detail}${info.device === undefined ? "" : `\n  device   ${info.device}`}
   threads  ${info.threads}${options.threads ? " (THREADS)" : " (the CPU quota)"}
 
 Try it:

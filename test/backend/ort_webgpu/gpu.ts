@@ -9,6 +9,7 @@ import { type ModelFolder, readModelFolder } from "../../../src/model/model_fold
 /** Why nothing can be tested on WebGPU here; `false` where it can. Mesa's llvmpipe will do. */
 export const noGpu: string | false = await findAdapter().then(() => false, (error: Error) => error.message);
 
+if (noGpu && process.env.WEBGPU_REQUIRED) throw new Error(noGpu);
 if (noGpu) console.log(`WebGPU is not tested here: ${noGpu}`);
 
 /** A tiny Phi-3 on disk; gone when disposed. */
