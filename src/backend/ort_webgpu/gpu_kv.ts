@@ -1,8 +1,6 @@
-import type * as ort from "onnxruntime-web/jspi";
-import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { Usage } from "./gpu_usage.ts";
-import type { OnnxRuntime } from "./onnxruntime.ts";
+import type { KvBuffers, KvPool } from "./kv_pool.ts";
 import type { ReadBack } from "./read_back.ts";
 
 /** Tokens that a cache begins with. */
@@ -32,90 +30,6 @@ export function gpuKvCapacity(tokens: number, contextLength: number): number {
 export function gpuKvTokenBytes({ config, half }: KvFormat): number {
   return 2 * config.numHiddenLayers * config.numKeyValueHeads * config.headDim * (half ? 2 : 4);
 }
-
-/** One size of KV memory: a buffer for each layer's keys and values, `[1, num_key_value_heads, capacity, head_dim]`. */
-export interface KvBuffers {
-  capacity: number;
-  buffers: GPUBuffer[];
-  /** The same as tensors, past and present at once. */
-  tensors: ort.Tensor[];
-  /** int64 `[1]`: the id that the next step of decode evaluates. */
-  nextId: GPUBuffer;
-  /** Names the captured step over these buffers; `undefined` where steps are not captured. */
-  graphId: number | undefined;
-}
-
-/**
- * Makes KV memory and takes it back. A captured step cannot be given up, so buffers that have one are kept for the next
- * cache of the same size, as far as that is not too much.
- */
-export class KvPool {
-  readonly #device: GPUDevice;
-  readonly #Tensor: OnnxRuntime["Tensor"];
-  readonly #format: KvFormat;
-  readonly #captures: boolean;
-  readonly #free = new Map<number, KvBuffers[]>();
-  #freeBytes = 0;
-  #lastGraphId = 0;
-
-  /** @param captures whether steps of decode are captured */
-  constructor(device: GPUDevice, Tensor: OnnxRuntime["Tensor"], format: KvFormat, captures: boolean) {
-    this.#device = device;
-    this.#Tensor = Tensor;
-    this.#format = format;
-    this.#captures = captures;
-  }
-
-  /** @throws {OutOfMemoryError} when the GPU has no room */
-  async take(capacity: number): Promise<KvBuffers> {
-    const known = this.#free.get(capacity)?.pop();
-    if (known) {
-      this.#freeBytes -= this.bytes(capacity);
-      return known;
-    }
-    const { numHiddenLayers, numKeyValueHeads, headDim } = this.#format.config;
-    const count = 2 * numHiddenLayers;
-    const usage = Usage.STORAGE | Usage.COPY_SRC | Usage.COPY_DST;
-    this.#device.pushErrorScope("out-of-memory");
-    const buffers = Array.from(
-      { length: count },
-      () => this.#device.createBuffer({ size: this.bytes(capacity) / count, usage }),
-    );
-    const nextId = this.#device.createBuffer({ size: 8, usage });
-    if (await this.#device.popErrorScope()) {
-      for (const buffer of [...buffers, nextId]) buffer.destroy();
-      const mib = Math.round(this.bytes(capacity) / 2 ** 20);
-      throw new OutOfMemoryError(`Cannot hold KV for ${capacity} tokens: ${mib} MiB do not fit the GPU's memory`);
-    }
-    const dims = [1, numKeyValueHeads, capacity, headDim];
-    const dataType = this.#format.half ? "float16" : "float32";
-    const tensors = buffers.map((buffer) => this.#Tensor.fromGpuBuffer(buffer, { dataType, dims }));
-    const graphId = this.#captures && this.#lastGraphId < MOST_GRAPHS ? ++this.#lastGraphId : undefined;
-    return { capacity, buffers, tensors, nextId, graphId };
-  }
-
-  give(kv: KvBuffers): void {
-    const bytes = this.bytes(kv.capacity);
-    if (kv.graphId === undefined || this.#freeBytes + bytes > MOST_FREE_BYTES) {
-      for (const buffer of [...kv.buffers, kv.nextId]) buffer.destroy();
-      return;
-    }
-    this.#freeBytes += bytes;
-    const free = this.#free.get(kv.capacity);
-    if (free) free.push(kv);
-    else this.#free.set(kv.capacity, [kv]);
-  }
-
-  /** Bytes of all keys and values at a capacity. */
-  bytes(capacity: number): number {
-    return capacity * gpuKvTokenBytes(this.#format);
-  }
-}
-
-/** onnxruntime keeps each captured step, with buffers of its own, for as long as its session: no more than these. */
-const MOST_GRAPHS = 256;
-/** KV memory that no cache has now, kept for its captured step. */
-const MOST_FREE_BYTES = 2 ** 30;
 
 /** One sequence's KV cache. */
 export class GpuKv {

@@ -190,5 +190,8 @@ describe("ort-webgpu on the bundled model's layout", { skip: noGpu }, () => {
     const [got] = await gpu.forward([{ tokenIds, logits: "all" }]);
     const [want] = await exact.forward([{ tokenIds, logits: "all" }]);
     assert.ok(distance(got!.logits, want!.logits) < 1e-3, `${distance(got!.logits, want!.logits)}`);
+    // More than there are: all.
+    const [ranked] = await gpu.forward([{ tokenIds, top: 2 * model.config.vocabSize }]);
+    assert.deepEqual(ranked!.top![0]!.ids.toSorted(), Int32Array.from({ length: model.config.vocabSize }, (_, i) => i));
   });
 });
