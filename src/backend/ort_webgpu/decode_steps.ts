@@ -6,6 +6,7 @@ import type { GraphRunner } from "./graph_runner.ts";
 import type { KvBuffers } from "./kv_pool.ts";
 import { rankedBytes, type Ranking, readRanked } from "./ranking.ts";
 import type { PendingRead, ReadBack } from "./read_back.ts";
+import type { WindowRing } from "./window_ring.ts";
 
 /** A step of decode that has been given to the GPU. */
 interface Step {
@@ -20,6 +21,8 @@ export class Stream {
   /** The id that the GPU took for the first of `ahead`, once known. */
   nextId: number | undefined;
   readonly ahead: Step[] = [];
+  /** Tokens whose last ones are in the ring, if that is this stream's; see `window_ring.ts`. */
+  ringEnd: number | undefined;
 
   constructor(kv: GpuKv) {
     this.kv = kv;
@@ -39,6 +42,8 @@ export interface DecodeStepsParts {
   device: GPUDevice;
   vocabSize: number;
   runner: GraphRunner;
+  /** For steps beyond the window, where those of `runner` would be slow. */
+  ring: WindowRing | undefined;
   ranking: Ranking;
   reads: ReadBack;
   /** Steps that may be on their way beside the one that is asked for. */
@@ -81,7 +86,7 @@ export class DecodeSteps {
     const { kv } = stream;
     const until = count === 1 ? Math.min(start + 1 + Math.min(ahead, this.#parts.most), kv.capacity) : 0;
     for (let at = start + 1 + stream.ahead.length; at < until; at++) {
-      stream.ahead.push(await this.#begin(kv.buffers, at, count));
+      stream.ahead.push(await this.#begin(stream, at, count));
     }
     const [top] = readRanked(await step.read.result(), 1, count);
     stream.nextId = top!.ids[0];
@@ -93,21 +98,16 @@ export class DecodeSteps {
     await stream.kv.reserve(start + 1, start);
     const { buffers } = stream.kv;
     this.#parts.device.queue.writeBuffer(buffers.nextId, 0, new BigInt64Array([BigInt(id)]));
-    return await this.#begin(buffers, start, count);
+    return await this.#begin(stream, start, count);
   }
 
   /** Gives the GPU a step that evaluates the id in `nextId` and leaves the best of its logits there. */
-  async #begin(kv: KvBuffers, start: number, count: number): Promise<Step> {
-    const { device, runner, ranking, reads } = this.#parts;
-    await runner.run({
-      kv,
-      start,
-      ids: kv.nextId,
-      tokens: 1,
-      positions: { buffer: this.#position, count: 1 },
-      logits: this.#logits,
-      replay: true,
-    });
+  async #begin(stream: Stream, start: number, count: number): Promise<Step> {
+    const { device, runner, ring, ranking, reads } = this.#parts;
+    const kv = stream.kv.buffers;
+    const wanted = { positions: { buffer: this.#position, count: 1 }, logits: this.#logits };
+    if (ring && start >= ring.window) await ring.run(stream, start, wanted);
+    else await runner.run({ ...wanted, kv, start, ids: kv.nextId, tokens: 1, replay: true });
     const encoder = device.createCommandEncoder();
     ranking.encode(encoder, this.#group(kv, count), 1);
     const read = reads.copy(encoder, this.#ranked, rankedBytes(1, count));

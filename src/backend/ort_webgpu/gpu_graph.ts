@@ -21,6 +21,13 @@ export const SEQLENS_K = "seqlens_k";
 export const TOTAL_LENGTH = "total_sequence_length";
 export const LOGITS_POSITIONS = "logits_positions";
 
+/** Tables that turn queries and keys to their positions, inputs too: `[positions, head_dim / 2]` in `half` or f32. */
+export interface RotaryTables {
+  cos: { name: string; bytes: TensorBytes };
+  sin: { name: string; bytes: TensorBytes };
+  dims: number[];
+}
+
 /** A graph that is being rewritten: constants are tensors without data, and `data` has the bytes of each by name. */
 export interface GpuGraph {
   nodes: OnnxNode[];
@@ -38,6 +45,8 @@ export interface GpuModel {
   hiddenStates: string;
   /** Tokens that attention looks back on, the query included; `undefined` for all. */
   window: number | undefined;
+  /** `undefined` where attention does not turn them itself. */
+  rotary: RotaryTables | undefined;
 }
 
 /** Options of {@linkcode rewriteForGpu}. */
@@ -73,7 +82,8 @@ export function rewriteForGpu(model: OnnxModel, files: TensorFiles, { half, acti
   const hiddenStates = pickPositions(graph);
   if (half) halve(graph);
   dropUnused(graph);
-  return { ...encode(model, graph), hiddenStates, window };
+  const rotary = rotaryAsInputs(graph, half);
+  return { ...encode(model, graph), hiddenStates, window, rotary };
 }
 
 /** Integers are shapes and axes, which the runtime reads on the CPU: they stay in the graph. */
@@ -217,6 +227,22 @@ function halve(graph: GpuGraph): void {
   };
   graph.inputs = graph.inputs.map(toHalf);
   graph.outputs = graph.outputs.map(toHalf);
+}
+
+/** Makes inputs of the rotary tables, which a window of decode needs in another order. */
+function rotaryAsInputs(graph: GpuGraph, half: boolean): RotaryTables | undefined {
+  const attentions = graph.nodes.filter(({ opType }) => opType === "GroupQueryAttention");
+  const [cosName = "", sinName = ""] = attentions[0]!.input.slice(7, 9);
+  const tensor = graph.tensors.get(cosName);
+  const [cos, sin] = [graph.data.get(cosName), graph.data.get(sinName)];
+  if (!tensor || !cos || !sin || attentions.some(({ input }) => input[7] !== cosName || input[8] !== sinName)) {
+    return undefined;
+  }
+  for (const name of [cosName, sinName]) {
+    graph.tensors.delete(name);
+    graph.inputs.push(tensorValueInfo(name, half ? DataType.FLOAT16 : DataType.FLOAT, tensor.dims));
+  }
+  return { cos: { name: cosName, bytes: cos }, sin: { name: sinName, bytes: sin }, dims: tensor.dims };
 }
 
 /** Drops nodes that lead to no output, and constants that no node reads. */

@@ -12,6 +12,7 @@ import type { OnnxRuntime } from "./onnxruntime.ts";
 import { PASS_TOKENS } from "./pass_tokens.ts";
 import { rankedBytes, Ranking, readRanked } from "./ranking.ts";
 import { type PendingRead, ReadBack } from "./read_back.ts";
+import { WindowRing } from "./window_ring.ts";
 
 /** How long the runtime may take to say that the device was lost, after a pass failed of it, in milliseconds. */
 const LOST_MS = 250;
@@ -72,7 +73,11 @@ export class GpuSession implements ModelSession {
     const runner = this.#runner = new GraphRunner({ Tensor, device, format, pool, graph, loadBeyond });
     const ranking = this.#ranking = new Ranking(device, vocabSize);
     const reads = this.#reads = new ReadBack(device, unsafeRead);
-    this.#steps = new DecodeSteps({ device, vocabSize, runner, ranking, reads, most: ahead });
+    const { captures, rotary, window } = graph;
+    const ring = captures && rotary && window !== undefined
+      ? new WindowRing({ device, format, pool, runner, rotary, window })
+      : undefined;
+    this.#steps = new DecodeSteps({ device, vocabSize, runner, ring, ranking, reads, most: ahead });
   }
 
   async run(rows: readonly SessionRow[]): Promise<RowResult[]> {
@@ -94,6 +99,7 @@ export class GpuSession implements ModelSession {
       const step = tokenIds.length === 1 && logits === "last" && top !== undefined && !hiddenStates;
       if (step) return [{ logits: new Float32Array(), top: [await this.#steps.next(stream, row!, top)] }];
       await stream.dropAhead();
+      stream.ringEnd = undefined;
       await stream.kv.reserve(start + tokenIds.length, start);
       const parts: RowResult[] = [];
       for (let from = 0; from < tokenIds.length; from += PASS_TOKENS) {

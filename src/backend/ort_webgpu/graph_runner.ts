@@ -21,6 +21,8 @@ export interface GraphRun {
   logits: GPUBuffer;
   /** Gets `[tokens, hidden_size]`, as KV in f16 or f32. */
   hiddenStates?: GPUBuffer;
+  /** In place of the model's own. */
+  rotary?: { cos: GPUBuffer; sin: GPUBuffer };
   /** Runs on these buffers are all alike: record the first and replay it. */
   replay?: boolean;
 }
@@ -62,7 +64,7 @@ export class GraphRunner {
 
   /** @throws {OutOfMemoryError} when a sequence outgrows the window and the GPU has no room for what that takes */
   async run(run: GraphRun): Promise<void> {
-    const { kv, start, ids, tokens, positions, logits, hiddenStates, replay = false } = run;
+    const { kv, start, ids, tokens, positions, logits, hiddenStates, rotary, replay = false } = run;
     const { Tensor, device, format: { config, half }, pool } = this.#parts;
     const total = start + tokens;
     const graph = await this.#graphFor(total);
@@ -86,6 +88,12 @@ export class GraphRunner {
     if (hiddenStates) {
       const type = half ? "float16" : "float32";
       fetches[graph.hiddenStates] = on(hiddenStates, type, [1, tokens, config.hiddenSize]);
+    }
+    if (graph.rotary) {
+      const { cos, sin, dims } = graph.rotary;
+      const type = half ? "float16" : "float32";
+      feeds[cos.name] = on(rotary?.cos ?? cos.buffer, type, dims);
+      feeds[sin.name] = on(rotary?.sin ?? sin.buffer, type, dims);
     }
     this.#kvNames.forEach(({ past, present }, i) => feeds[past] = fetches[present] = kv.tensors[i]!);
     const graphId = replay && graph.captures ? pool.graphId(kv) : undefined;

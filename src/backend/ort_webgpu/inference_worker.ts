@@ -46,6 +46,10 @@ await serveThread(async (onProgress, fail) => {
   const half = precision === "auto" ? found.half : precision === "f16";
   const device = await openDevice(found);
   avoidMappedUploads(device);
+  // What a refused command should have written would be read all the same.
+  device.addEventListener("uncapturederror", (event) => {
+    fail(`the GPU refused a command: ${(event as GPUUncapturedErrorEvent).error.message}`);
+  });
   const ort = await loadOnnxRuntime();
   const load = (captures: boolean) => loadGraph({ ort, device, onnxPath, half, activations }, captures);
   const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };

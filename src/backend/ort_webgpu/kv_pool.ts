@@ -45,6 +45,14 @@ export class KvPool {
       this.#freeBytes -= this.bytes(capacity);
       return known;
     }
+    return await this.takeNew(capacity);
+  }
+
+  /**
+   * Buffers that no step was recorded over: for steps that have other inputs than those of caches.
+   * @throws {OutOfMemoryError} when the GPU has no room
+   */
+  async takeNew(capacity: number): Promise<KvBuffers> {
     const made = await this.#make(capacity);
     if (made) return made;
     // What is kept of other sizes is worth less than what is needed now.

@@ -3,7 +3,8 @@ import type * as ort from "onnxruntime-web/jspi";
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
 import { decodeModel } from "../../model/onnx_proto.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
-import { rewriteForGpu } from "./gpu_graph.ts";
+import { rewriteForGpu, type RotaryTables } from "./gpu_graph.ts";
+import { Usage } from "./gpu_usage.ts";
 import { withCapture } from "./graph_capture.ts";
 import type { OnnxRuntime } from "./onnxruntime.ts";
 import { WeightBlob } from "./weight_source.ts";
@@ -15,8 +16,17 @@ export interface LoadedGraph {
   hiddenStates: string;
   /** Tokens that attention looks back on, the query included; `undefined` for all. */
   window: number | undefined;
+  /** `undefined` where attention has no tables. */
+  rotary: LoadedRotary | undefined;
   /** Whether runs can be captured. */
   captures: boolean;
+}
+
+/** Rotary tables on the GPU, `[positions, head_dim / 2]` each; they live as long as the device. */
+export interface LoadedRotary {
+  cos: { name: string; buffer: GPUBuffer };
+  sin: { name: string; buffer: GPUBuffer };
+  dims: number[];
 }
 
 /** Options of {@linkcode loadGraph}. */
@@ -45,7 +55,10 @@ export async function loadGraph(
     throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
   }
   using files = new TensorFiles(onnxPath);
-  const { graph, weights, hiddenStates, window } = rewriteForGpu(decodeModel(bytes), files, { half, activations });
+  const { graph, weights, hiddenStates, window, rotary } = rewriteForGpu(decodeModel(bytes), files, {
+    half,
+    activations,
+  });
   const options: ort.InferenceSession.SessionOptions = {
     executionProviders: [{ name: "webgpu", device }],
     preferredOutputLocation: "gpu-buffer",
@@ -54,7 +67,7 @@ export async function loadGraph(
   };
   try {
     const session = await ort.InferenceSession.create(graph, captures ? withCapture(options) : options);
-    return { session, hiddenStates, window, captures };
+    return { session, hiddenStates, window, rotary: rotary && uploadRotary(device, rotary), captures };
   } catch (cause) {
     const message = (cause as Error).message ?? String(cause);
     if (/memory|alloc/i.test(message)) {
@@ -62,4 +75,18 @@ export async function loadGraph(
     }
     throw new ModelFileError(`Cannot load the graph: onnxruntime says ${message}`, { cause });
   }
+}
+
+function uploadRotary(device: GPUDevice, { cos, sin, dims }: RotaryTables): LoadedRotary {
+  const upload = ({ name, bytes }: RotaryTables["cos"]) => {
+    const contents = new Uint8Array(bytes.length);
+    bytes.read(0, contents);
+    const buffer = device.createBuffer({
+      size: contents.length,
+      usage: Usage.STORAGE | Usage.COPY_SRC | Usage.COPY_DST,
+    });
+    device.queue.writeBuffer(buffer, 0, contents);
+    return { name, buffer };
+  };
+  return { cos: upload(cos), sin: upload(sin), dims };
 }

@@ -143,6 +143,30 @@ describe("ort-webgpu on a tiny Phi-3", { skip: noGpu }, () => {
     await assert.rejects(gpu.forward([{ cache, tokenIds: [1] }]), { name: "RangeError" });
   });
 
+  test("beyond the window recorded steps give what others give, whoever had the memory before", async () => {
+    for (const precision of ["f32", "f16"] as const) {
+      await using recorded = await start({ precision });
+      await using others = await start({ precision, capture: false });
+      const answers = await Promise.all([recorded, others].map(async (backend) => {
+        const best: number[] = [];
+        // The first one's memory has a recorded step, and is free when the second one needs some for its window of 255.
+        for (const tokens of [130, 260, 250]) {
+          using cache = backend.createKvCache();
+          await backend.forward([{ cache, tokenIds: promptOf(tokens), logits: "none" }]);
+          for (let i = 0; i < 20; i++) {
+            const [row] = await backend.forward([{ cache, tokenIds: [7 + i], top: 1 }]);
+            best.push(row!.top![0]!.logits[0]!);
+          }
+        }
+        return best;
+      }));
+      const tolerance = precision === "f32" ? 1e-3 : 0.1;
+      answers[0]!.forEach((logit, i) => {
+        assert.ok(Math.abs(logit - answers[1]![i]!) < tolerance, `${precision}, ${i}: ${logit}, ${answers[1]![i]}`);
+      });
+    }
+  });
+
   test("streams that take turns have each its own ids", async () => {
     await using gpu = await start();
     const prompts = [promptOf(5), promptOf(17), promptOf(33)];
