@@ -42,7 +42,9 @@ export async function findAdapter(unvalidated = false): Promise<FoundAdapter> {
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
   if (!adapter) throw new BackendUnavailableError("Cannot use WebGPU: no adapter was found, wanted a GPU with Vulkan");
   const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
-  const name = description || [vendor, architecture, device].filter(Boolean).join(" ") || "unnamed GPU";
+  // wgpu describes the GPU and has numbers for the rest; Dawn describes the driver.
+  const words = [vendor, architecture, device].filter((text) => text !== "" && !/^\d+$/.test(text));
+  const name = [words.join(" "), description].filter(Boolean).join(", ") || "unnamed GPU";
   return {
     adapter,
     name,

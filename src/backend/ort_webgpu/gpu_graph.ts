@@ -153,8 +153,8 @@ function halfRows({ tensors, data }: GpuGraph, name: string, half: number): stri
 }
 
 /**
- * `accuracy_level` 4 lets a kernel round activations to int8, and onnxruntime's does so where the device has subgroups:
- * the same graph then gives other tokens on Dawn, which has them, than on wgpu, which has not.
+ * `accuracy_level` 4 lets a kernel round activations to int8, and onnxruntime's does so where the device has subgroups: in
+ * f32 the same graph then gives other tokens on Dawn, which has them, than on wgpu, which has not.
  * https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/contrib_ops/webgpu/quantization/dp4a_matmul_nbits.cc
  */
 function keepActivations(graph: GpuGraph): void {

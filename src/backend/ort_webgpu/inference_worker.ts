@@ -23,8 +23,8 @@ export interface LoadOptions {
   config: ModelConfig;
   /** How weights, activations and KV are held. `"auto"` takes f16 where shaders have it. */
   precision: "auto" | "f16" | "f32";
-  /** What products may take: see `keepActivations` in `gpu_graph.ts`. */
-  activations: "f32" | "int8";
+  /** What products may take: see `keepActivations` in `gpu_graph.ts`. `"auto"` rounds beside f16. */
+  activations: "auto" | "f32" | "int8";
   /** Replay captured steps of decode. */
   capture: boolean;
   /** Steps of greedy decode that may be on their way at a time beside the one that is asked for. */
@@ -51,7 +51,8 @@ await serveThread(async (onProgress, fail) => {
     fail(`the GPU refused a command: ${(event as GPUUncapturedErrorEvent).error.message}`);
   });
   const ort = await loadOnnxRuntime();
-  const load = (captures: boolean) => loadGraph({ ort, device, onnxPath, half, activations }, captures);
+  const products = activations === "auto" ? (half ? "int8" : "f32") : activations;
+  const load = (captures: boolean) => loadGraph({ ort, device, onnxPath, half, activations: products }, captures);
   const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };
   onProgress("uploading weights", 0);
   const session = await GpuSession.create(load, options);
