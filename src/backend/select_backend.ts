@@ -69,14 +69,16 @@ async function fastest(options: SelectBackendOptions): Promise<Backend> {
   };
   const gpu = await start("ort-webgpu", (options, reason) => startWebgpu(options, reason, false));
   const simd = await start("simd", BACKENDS.simd);
-  const picked = gpu && simd ? await faster(gpu, simd) : gpu ?? simd ?? await start("ort-wasm", BACKENDS["ort-wasm"]);
+  const picked = gpu && simd
+    ? await keepFaster(gpu, simd)
+    : gpu ?? simd ?? await start("ort-wasm", BACKENDS["ort-wasm"]);
   if (!picked) throw new BackendUnavailableError(`Cannot start a backend: ${skipped.join("; ")}`);
   if (skipped.length > 0) picked.info.reason += `, after ${skipped.join("; ")}`;
   return picked;
 }
 
-/** Keeps the one that makes tokens faster, and ends the other. */
-async function faster(first: Backend, second: Backend): Promise<Backend> {
+/** Keeps the one that makes tokens faster, and ends the other. What runs on keeps the reason. */
+export async function keepFaster(first: Backend, second: Backend): Promise<Backend> {
   const [a, b] = [await probeDecode(first), await probeDecode(second)];
   const [kept, ended] = a <= b ? [first, second] : [second, first];
   await ended[Symbol.asyncDispose]();

@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { probeDecode } from "../../src/backend/probe_decode.ts";
+import { keepFaster } from "../../src/backend/select_backend.ts";
+import { FakeBackend } from "../fakes/fake_backend.ts";
+
+for (const faster of [0, 1]) {
+  test(`keepFaster() keeps the ${["first", "second"][faster]} where that is faster, and says by how much`, async () => {
+    const backends = [0, 1].map((i) => new FakeBackend({ vocabSize: 20, delayMs: i === faster ? 0 : 15 }));
+    const [first, second] = backends as [FakeBackend, FakeBackend];
+    second.info.name = "simd";
+    const kept = await keepFaster(first, second);
+    assert.equal(kept, backends[faster]);
+    assert.deepEqual(backends.map(({ disposed }) => disposed), [faster !== 0, faster !== 1]);
+    const other = faster === 0 ? "simd" : "ort-wasm";
+    assert.match(kept.info.reason, new RegExp(`^a test: [\\d.]+ ms a token, ${other} takes \\d\\d\\.\\d ms a token$`));
+  });
+}
+
+test("probeDecode() decodes greedily and leaves nothing behind", async () => {
+  const backend = new FakeBackend({ vocabSize: 20 });
+  assert.ok(await probeDecode(backend) > 0);
+  assert.equal(backend.caches.size, 0);
+  assert.ok(backend.passes.every(({ tokens }) => tokens === 1));
+  assert.deepEqual(backend.passes.map(({ start }) => start), backend.passes.map((_, i) => i));
+});
