@@ -20,6 +20,13 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
   });
 });
 
+test("parseEnvironment() takes what may be unsafe one by one", () => {
+  const unsafe = (WEBGPU_UNSAFE: string) => parseEnvironment({ WEBGPU_UNSAFE }).webgpuUnsafe;
+  assert.deepEqual(unsafe("read"), { read: true, unvalidated: false });
+  assert.deepEqual(unsafe("unvalidated, read"), { read: true, unvalidated: true });
+  assert.throws(() => unsafe("everything"), /WEBGPU_UNSAFE|everything/);
+});
+
 test("parseEnvironment() takes an empty variable as absent", () => {
   assert.equal(parseEnvironment({ PORT: "", THREADS: " ", HOST: "" }).port, 8787);
 });
