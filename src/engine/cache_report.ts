@@ -10,6 +10,7 @@ import type { PreparedPrompt } from "./prompt_ids.ts";
  * - `off`: the call has no session, or no cache.
  * - `first_use`: the session has no turn yet.
  * - `restored`: all was there, once it was brought back from host memory or disk.
+ * - `restore_failed`: KV that was parked could not be read back, or was not what had been parked.
  * - `evicted`: the prompt shares more with the transcript than there was KV for.
  * - `edited_at_message`: a message differs from the transcript's; `firstDifference` says which.
  * - `truncated`: turns that the transcript has were left out of the prompt, to make it fit.
@@ -20,6 +21,7 @@ export type CacheReason =
   | "off"
   | "first_use"
   | "restored"
+  | "restore_failed"
   | "evicted"
   | "edited_at_message"
   | "truncated"
@@ -50,12 +52,14 @@ export type CacheForecast = Pick<CacheReport, "reason" | "firstDifference" | "st
 /**
  * Compares a prompt with a session.
  * @param reused tokens whose KV is there to use
+ * @param restoreFailed whether parked KV was to be brought back and could not be
  */
 export function explainCache(
   { transcript, name, turn }: Session,
   prompt: Pick<PreparedPrompt, "ids" | "messages" | "truncated">,
   stateBefore: KvState,
   reused: number,
+  { restoreFailed = false } = {},
 ): CacheForecast {
   if (name === undefined) return { reason: "off", stateBefore };
   if (turn === 0) return { reason: "first_use", stateBefore };
@@ -70,7 +74,7 @@ export function explainCache(
   // The last sampled token has no KV, and one token of the prompt has to be evaluated in any case.
   const possible = Math.min(shared, prompt.ids.length - 1, ids.length - 1);
   const reason = reused < possible
-    ? "evicted"
+    ? (restoreFailed ? "restore_failed" : "evicted")
     : differs
     ? (edited ? (prompt.truncated ? "truncated" : "edited_at_message") : "token_mismatch")
     : reused > 0 && (stateBefore === "warm" || stateBefore === "parked")

@@ -98,8 +98,8 @@ async function open(
   }
   const restoreStartedAt = performance.now();
   const queueMs = options.waitedMs + restoreStartedAt - reserveStartedAt;
-  if (restores) await tiers.restore(session);
-  else if (kv.parked) tiers.drop(session);
+  const restoreFailed = restores && !await tiers.restore(session);
+  if (kv.parked) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
   throwIfAborted();
   const taken = tiers.share(session, prompt.ids);
@@ -115,7 +115,7 @@ async function open(
     queueMs,
     restoreMs,
     ttlMs: ref?.ttlMs,
-    forecast: explainCache(session, prompt, stateBefore, kv.ids.length),
+    forecast: explainCache(session, prompt, stateBefore, kv.ids.length, { restoreFailed }),
     keepPartial: ref?.onAbort === "keep_partial",
     detokenizer,
     exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, detokenizer),

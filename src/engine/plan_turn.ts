@@ -52,9 +52,11 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
   const stateBefore = kv.state;
   const shared = stateBefore === "cold" ? 0 : reusable(kv, prompt.ids);
   const restores = tiers.restorePays(session, shared);
-  const reusedTokens = kv.parked && !restores ? 0 : shared;
+  // Parked KV that is not worth bringing back goes, and then another session may have the beginning.
+  const reusedTokens = kv.cache || restores ? shared : tiers.shareable(session, prompt.ids);
   const newTokens = prompt.ids.length - reusedTokens;
-  const bytes = backend.kvBytes(prompt.ids.length + prompt.maxTokens);
+  const restoredBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
+  const bytes = Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), restoredBytes);
   const prefillMs = tiers.rates.prefillMs(newTokens);
   const restoreMs = restores ? tiers.rates.restoreMs(kv.parked!.byteLength) : 0;
   return {

@@ -190,7 +190,9 @@ export class Sessions {
    * @returns whether there was one
    */
   async delete(id: string, { tenant }: TenantOption = {}): Promise<boolean> {
-    return await this.#host.store.delete(sessionName(id, tenant));
+    const name = sessionName(id, tenant);
+    this.#host.encoder.encodedTexts.forget(name.tenant);
+    return await this.#host.store.delete(name);
   }
 
   /**

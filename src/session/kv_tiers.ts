@@ -183,19 +183,32 @@ export class KvTiers {
    * memory: many conversations begin with the same words.
    * @returns tokens that it has now
    */
-  share({ name, kv }: Session, promptIds: readonly number[]): number {
-    if (!this.#backend.info.kvShares || name === undefined || kv.cache || kv.parked) return 0;
+  share(session: Session, promptIds: readonly number[]): number {
+    const { kv } = session;
+    if (kv.cache || kv.parked) return 0;
+    const { donor, most } = this.#donor(session, promptIds);
+    if (!donor) return 0;
+    kv.cache = donor.kv.cache!.fork(most);
+    for (const id of promptIds.slice(0, most)) kv.ids.push(id);
+    return most;
+  }
+
+  /** Tokens that {@linkcode KvTiers.share} would give a session that had no KV. */
+  shareable(session: Session, promptIds: readonly number[]): number {
+    const { donor, most } = this.#donor(session, promptIds);
+    return donor ? most : 0;
+  }
+
+  #donor({ name }: Session, promptIds: readonly number[]): { donor?: Session; most: number } {
     let donor: Session | undefined;
     let most = LEAST_SHARED - 1;
+    if (!this.#backend.info.kvShares || name === undefined) return { most };
     for (const other of this.#members) {
       const mayGive = other.name?.tenant === name.tenant && other.kv.state === "hot" && other.lock.free;
       const length = mayGive ? reusablePrefix(other.kv.ids, promptIds) : 0;
       if (length > most) [donor, most] = [other, length];
     }
-    if (!donor) return 0;
-    kv.cache = donor.kv.cache!.fork(most);
-    for (const id of promptIds.slice(0, most)) kv.ids.push(id);
-    return most;
+    return { donor, most };
   }
 
   /** Gives a session's memory back, and leaves what is in files for the next start. */

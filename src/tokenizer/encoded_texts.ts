@@ -17,10 +17,18 @@ export class EncodedTexts {
 
   /** `encode(text)`, or what it gave this owner before. Not to be changed by the caller. */
   ids(owner: string, text: string, encode: (text: string) => readonly number[]): readonly number[] {
-    // An owner's name has no U+0000 but as its own escape, so that no owner and text spell another's.
-    const key = `${JSON.stringify(owner)}\0${text}`;
+    const key = ownersKeys(owner) + text;
     let ids = this.#ids.get(key);
     if (!ids) this.#ids.set(key, ids = encode(text));
     return ids;
   }
+
+  /** Forgets all that an owner has said. */
+  forget(owner: string): void {
+    const start = ownersKeys(owner);
+    for (const key of [...this.#ids.keys()]) if (key.startsWith(start)) this.#ids.delete(key);
+  }
 }
+
+/** An owner's name has no U+0000 but as its own escape, so that no owner and text spell another's. */
+const ownersKeys = (owner: string) => `${JSON.stringify(owner)}\0`;

@@ -208,4 +208,32 @@ describe("Sessions.plan()", () => {
     const fresh = await fakeEngine().engine.sessions.plan({ prompt: { ids: [1, 2] } });
     assert.deepEqual([fresh.reusedTokens, fresh.predictedTtftMs], [0, undefined]);
   });
+
+  test("counts what another session of the tenant has, and nothing of another tenant's", async () => {
+    const { engine, backend } = fakeEngine();
+    backend.info.kvShares = true;
+    const ids = Array.from({ length: 60 }, (_, i) => 1 + i);
+    const ask = (id: string, tenant: string) => ({
+      prompt: { ids },
+      session: { id, tenant },
+      maxTokens: 2,
+      ignoreEos: true,
+    });
+    await collect(engine.generate(ask("first", "a")));
+    for (const [request, reused] of [[ask("second", "a"), 59], [ask("second", "b"), 0]] as const) {
+      assert.equal((await engine.sessions.plan(request)).reusedTokens, reused);
+      assert.equal((await collect(engine.generate(request))).end.usage.cachedTokens, reused);
+    }
+  });
+
+  test("counts the room that parked KV needs when it comes back", async () => {
+    const { engine, backend } = fakeEngine({ parking: { pays: () => true }, warmBudgetBytes: 2 ** 20 });
+    const session = { id: "s" };
+    const ids = Array.from({ length: 60 }, (_, i) => 1 + i);
+    await collect(engine.generate({ prompt: { ids }, session, maxTokens: 2, ignoreEos: true }));
+    await engine.sessions.park("s");
+    const plan = await engine.sessions.plan({ prompt: { ids: ids.slice(0, 30) }, session, maxTokens: 2 });
+    assert.equal(plan.reusedTokens, 29);
+    assert.equal(plan.bytes, backend.kvBytes(61));
+  });
 });

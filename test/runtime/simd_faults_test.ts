@@ -104,7 +104,11 @@ describe("our engine, served, when", () => {
         await checkLastAnswer(server, "s");
         const { reused, reason } = hearth.cache;
         assert.equal(hearth.session.state_before, "parked");
-        assert.deepEqual([reused > 0, reason], at === undefined ? [true, "restored"] : [false, "evicted"], `at ${at}`);
+        assert.deepEqual(
+          [reused > 0, reason],
+          at === undefined ? [true, "restored"] : [false, "restore_failed"],
+          `at ${at}`,
+        );
       }
       const { restores, failedRestores } = server.engine.sessions.stats();
       assert.deepEqual([restores, failedRestores], [1, 5]);

@@ -74,8 +74,10 @@ describe("SessionFiles", () => {
   });
 
   test("delete() leaves no file, and the session stays away", async () => {
-    const first = await durableEngine(dataDir);
+    const first = await durableEngine(dataDir, { parkedBudgetBytes: 2 ** 20 });
     await append(first, [1, 2, 3]);
+    await first.engine.sessions.park("s");
+    assert.deepEqual([(await filesEnding(".log")).length, (await filesEnding(".kv")).length], [1, 1]);
     assert.equal(await first.engine.sessions.delete("s"), true);
     assert.deepEqual([...await filesEnding(".log"), ...await filesEnding(".kv")], []);
     const second = await durableEngine(dataDir);

@@ -13,6 +13,14 @@ test("a text is encoded once an owner, and never for another", () => {
   assert.deepEqual(encoded, ["hi", "\0hi", "hi", "\0hi", "hi", "\0hi"]);
 });
 
+test("what an owner said can be forgotten", () => {
+  const known = new EncodedTexts();
+  let count = 0;
+  for (const owner of ["a", "ab", "a"]) known.ids(owner, "hi", () => [++count]);
+  known.forget("a");
+  assert.deepEqual(["a", "ab"].map((owner) => known.ids(owner, "hi", () => [++count])), [[3], [2]]);
+});
+
 test("what is remembered is bounded, least recently used first", () => {
   const known = new EncodedTexts(1000);
   let count = 0;
