@@ -135,12 +135,13 @@ export interface Backend extends AsyncDisposable {
    */
   exportKv(cache: KvCache): Promise<Uint8Array>;
   /**
-   * A cache of `tokens` tokens, of what `exportKv` gave.
+   * A cache of `tokens` tokens, of what `exportKv` gave. With `transfer` the bytes are the backend's from then on and
+   * unreadable for the caller, whatever comes of it; else they are copied.
    * @throws {RangeError} when the bytes are not so many tokens', or more than the context holds
    * @throws {OutOfMemoryError} when KV memory runs out
    * @throws {BackendUnavailableError} when the inference thread died
    */
-  importKv(bytes: Uint8Array, tokens: number): Promise<KvCache>;
+  importKv(bytes: Uint8Array, tokens: number, options?: { transfer?: boolean }): Promise<KvCache>;
   /** What caches hold now, as the inference thread counts it. */
   stats(): Promise<BackendStats>;
   /** Bytes that a cache of `tokens` tokens reserves. */

@@ -45,9 +45,9 @@ export class FallbackBackend implements Backend {
     return await this.#first.exportKv(cache);
   }
 
-  async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
+  async importKv(bytes: Uint8Array, tokens: number, options?: { transfer?: boolean }): Promise<KvCache> {
     this.#requireFirst("import");
-    return await this.#first.importKv(bytes, tokens);
+    return await this.#first.importKv(bytes, tokens, options);
   }
 
   async stats(): Promise<BackendStats> {

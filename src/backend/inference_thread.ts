@@ -72,21 +72,26 @@ export class InferenceThread {
     return (await this.#ask({ type: "export", cacheId, length }, "exported")).bytes;
   }
 
-  /** Makes a cache of what `export` gave. */
-  async import(cacheId: number, length: number, bytes: Uint8Array): Promise<void> {
+  /** Makes a cache of what `export` gave, which `transfer` lets the thread have without copying it. */
+  async import(cacheId: number, length: number, bytes: Uint8Array, transfer: boolean): Promise<void> {
     const whole = bytes.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength;
-    const buffer = whole ? bytes.buffer as ArrayBuffer : bytes.slice().buffer;
-    await this.#ask({ type: "import", cacheId, length, bytes: buffer }, "imported");
+    // One copy at most: a message that takes nothing along is copied out and in again.
+    const buffer = transfer && whole ? bytes.buffer as ArrayBuffer : bytes.slice().buffer;
+    await this.#ask({ type: "import", cacheId, length, bytes: buffer }, "imported", [buffer]);
   }
 
   async stats(): Promise<BackendStats> {
     return (await this.#ask({ type: "stats" }, "stats")).stats;
   }
 
-  async #ask<T extends Reply["type"]>(request: Request, wanted: T): Promise<Extract<Reply, { type: T }>> {
+  async #ask<T extends Reply["type"]>(
+    request: Request,
+    wanted: T,
+    transfer: readonly ArrayBuffer[] = [],
+  ): Promise<Extract<Reply, { type: T }>> {
     if (this.#dead) throw this.#dead;
     const reply = this.#reply();
-    this.#post(request);
+    this.#post(request, transfer);
     const answer = await reply;
     if (answer.type !== wanted) throw errorOf(answer);
     return answer as Extract<Reply, { type: T }>;
@@ -123,8 +128,8 @@ export class InferenceThread {
     clearTimeout(timer);
   }
 
-  #post(request: Request): void {
-    this.#worker.postMessage(request);
+  #post(request: Request, transfer: readonly ArrayBuffer[] = []): void {
+    this.#worker.postMessage(request, transfer);
   }
 
   #reply(): Promise<Reply> {

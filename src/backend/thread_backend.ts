@@ -75,7 +75,7 @@ export class ThreadBackend implements Backend {
     });
   }
 
-  async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
+  async importKv(bytes: Uint8Array, tokens: number, { transfer = false } = {}): Promise<KvCache> {
     if (!(Number.isInteger(tokens) && tokens >= 0 && tokens <= this.config.contextLength)) {
       throw new RangeError(`Cannot import KV of ${tokens} tokens: the context holds ${this.config.contextLength}`);
     }
@@ -84,7 +84,7 @@ export class ThreadBackend implements Backend {
     return await this.#queue(async () => {
       cache.attach(this.thread);
       try {
-        await this.thread.import(cache.id, tokens, bytes);
+        await this.thread.import(cache.id, tokens, bytes, transfer);
       } catch (error) {
         cache.dispose();
         throw error;

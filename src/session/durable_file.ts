@@ -6,21 +6,24 @@ export const PRIVATE_FILE = 0o600;
 /** Only its owner may look into it. */
 export const PRIVATE_FOLDER = 0o700;
 
-/** Makes or replaces a file in one step: who opens it sees the old bytes or the new, whenever the power fails. */
-export async function replaceFile(path: string, parts: readonly Uint8Array[]): Promise<void> {
+/**
+ * Makes or replaces a file in one step: who opens it sees the old bytes or the new, whenever the process ends, and with
+ * `sync`, the default, whenever the power fails.
+ */
+export async function replaceFile(path: string, parts: readonly Uint8Array[], { sync = true } = {}): Promise<void> {
   const beside = `${path}.new`;
   try {
     await withFile(beside, "w", async (file) => {
       let at = 0;
       for (const part of parts) at += await writeAll(file, part, at);
-      await file.sync();
+      if (sync) await file.sync();
     });
     await rename(beside, path);
   } catch (error) {
     await unlink(beside).catch(() => {});
     throw error;
   }
-  await syncFolder(dirname(path));
+  if (sync) await syncFolder(dirname(path));
 }
 
 /**

@@ -4,11 +4,11 @@ import { z } from "zod";
 import { replaceFile } from "./durable_file.ts";
 
 /*
- * Parked KV on disk: "HEARTHK1" | u32 length of the header, little-endian | header, JSON | the bytes of `exportKv`.
+ * Parked KV on disk: "HEARTHK2" | u32 length of the header, little-endian | header, JSON | the bytes of `exportKv`.
  * A cache: whatever does not fit is thrown away.
  */
 
-const MAGIC = new TextEncoder().encode("HEARTHK1");
+const MAGIC = new TextEncoder().encode("HEARTHK2");
 const MAX_HEADER_BYTES = 4096;
 
 const headerSchema = z.object({
@@ -16,8 +16,8 @@ const headerSchema = z.object({
   variant: z.string(),
   tokens: z.int().positive(),
   byteLength: z.int().min(0),
-  /** Of the bytes. */
-  sha256: z.string(),
+  /** Of the bytes, see `kv_checksum.ts`. */
+  checksum: z.int(),
   /** Of the token ids, see {@linkcode hashIds}. */
   idsSha256: z.string(),
 });
@@ -28,12 +28,12 @@ export type KvFileHeader = z.infer<typeof headerSchema>;
 export const hashIds = (ids: readonly number[]): string =>
   createHash("sha256").update(new Uint8Array(Int32Array.from(ids).buffer)).digest("hex");
 
-/** Writes parked KV in one step. */
+/** Writes parked KV in one step, but waits for no disk: what a power failure takes fails its checksum. */
 export async function writeKvFile(path: string, header: KvFileHeader, data: Uint8Array): Promise<void> {
   const json = new TextEncoder().encode(JSON.stringify(header));
   const length = new Uint8Array(4);
   new DataView(length.buffer).setUint32(0, json.length, true);
-  await replaceFile(path, [MAGIC, length, json, data]);
+  await replaceFile(path, [MAGIC, length, json, data], { sync: false });
 }
 
 /** The header, if the file is what it should be and as long as it says. */

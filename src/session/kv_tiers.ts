@@ -109,15 +109,8 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      const data = await this.#parked.read(session);
-      // Beside each other: the checksum is not the inference thread's work, and nothing uses the cache before both.
-      const [imported, checked] = await Promise.allSettled([
-        this.#backend.importKv(data, parked.tokens),
-        this.#parked.check(session, data),
-      ]);
-      if (imported.status === "rejected") throw imported.reason;
-      kv.cache = imported.value;
-      if (checked.status === "rejected") throw checked.reason;
+      const { data, owned } = await this.#parked.take(session);
+      kv.cache = await this.#backend.importKv(data, parked.tokens, { transfer: owned });
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
     } catch {
       // Nothing is lost but time: the turn evaluates the ids.
@@ -162,9 +155,7 @@ export class KvTiers {
       if (kv.state === "hot") return { tokens, data: await this.#backend.exportKv(kv.cache!) };
       // What was parked with more tokens than are left cannot be cut.
       if (kv.parked?.tokens !== tokens) return undefined;
-      const data = await this.#parked.read(session);
-      await this.#parked.check(session, data);
-      return { tokens, data };
+      return { tokens, data: await this.#parked.read(session) };
     } catch {
       return undefined;
     }

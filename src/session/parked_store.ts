@@ -1,7 +1,7 @@
+import { kvChecksum } from "./kv_checksum.ts";
 import { type KvMembers, sum } from "./kv_members.ts";
 import type { Session } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
-import { sha256 } from "./sha256.ts";
 import type { Hold } from "./turn_lock.ts";
 
 /** Files for parked KV. */
@@ -54,8 +54,11 @@ export class ParkedStore {
    * @returns whether it is kept
    */
   async keep(session: Session, data: Uint8Array, { inMemory }: { inMemory: boolean }): Promise<boolean> {
-    // Nobody waits for the checksum before it is written or compared.
-    const parked = { tokens: session.kv.ids.length, byteLength: data.byteLength, sha256: sha256(data) };
+    const parked = {
+      tokens: session.kv.ids.length,
+      byteLength: data.byteLength,
+      checksum: await kvChecksum(data),
+    };
     if (inMemory && await this.#keepInMemory(session, { ...parked, data })) return true;
     return await this.#keepOnDisk(session, parked, data);
   }
@@ -68,21 +71,25 @@ export class ParkedStore {
   }
 
   /**
-   * The bytes that a session has parked, not checked yet. They stay.
+   * The bytes that a session has parked. They stay.
    * @throws {StorageError} when the file cannot be read
+   * @throws {RangeError} when they are not the bytes that were parked
    */
   async read(session: Session): Promise<Uint8Array> {
     const parked = session.kv.parked!;
-    return parked.data ?? await this.#files!.readParked(session, parked);
+    const data = parked.data ?? await this.#files!.readParked(session, parked);
+    if (await kvChecksum(data) !== parked.checksum) throw new RangeError("Cannot restore KV: its bytes have changed");
+    return data;
   }
 
   /**
-   * Compares what was read with what was parked.
-   * @throws {RangeError} when the bytes are others
+   * As {@linkcode ParkedStore.read}, once: bytes in host memory that no other session shares are the caller's to give
+   * away, and the session must not be read again.
    */
-  async check({ kv }: Session, data: Uint8Array): Promise<void> {
-    const wanted = kv.parked!.sha256;
-    if (await sha256(data) !== await wanted) throw new RangeError("Cannot restore KV: its bytes have changed");
+  async take(session: Session): Promise<{ data: Uint8Array; owned: boolean }> {
+    const data = await this.read(session);
+    const shared = [...this.#members].some((other) => other !== session && other.kv.parked?.data === data);
+    return { data, owned: !shared };
   }
 
   /** Takes over what is in a session's file, if the budget has room for it; else the file goes. */

@@ -138,11 +138,11 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
     return was;
   }
 
-  async writeParked(session: Session, { tokens, byteLength, sha256 }: ParkedKv, data: Uint8Array): Promise<void> {
+  async writeParked(session: Session, { tokens, byteLength, checksum }: ParkedKv, data: Uint8Array): Promise<void> {
     const idsSha256 = hashIds(session.kv.ids.slice(0, tokens));
     await this.#inOrder(session.key, async () => {
       if (session.closed) throw new StorageError("Cannot park KV: the session was deleted");
-      const header = { variant: this.#variant, tokens, byteLength, sha256: await sha256, idsSha256 };
+      const header = { variant: this.#variant, tokens, byteLength, checksum, idsSha256 };
       await writeKvFile(this.#kv(session.key), header, data);
     });
   }
@@ -150,7 +150,7 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   async readParked(session: Session, parked: ParkedKv): Promise<Uint8Array> {
     return await this.#inOrder(session.key, async () => {
       const { header, data } = await readKvFile(this.#kv(session.key));
-      if (header.sha256 !== await parked.sha256) throw new StorageError("Cannot restore KV: the file is another's");
+      if (header.checksum !== parked.checksum) throw new StorageError("Cannot restore KV: the file is another's");
       return data;
     });
   }
@@ -197,7 +197,7 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
     if (
       header && header.variant === this.#variant && header.tokens <= transcript.ids.length &&
       header.idsSha256 === hashIds(transcript.ids.slice(0, header.tokens))
-    ) return { tokens: header.tokens, byteLength: header.byteLength, sha256: header.sha256 };
+    ) return { tokens: header.tokens, byteLength: header.byteLength, checksum: header.checksum };
     await this.#removeKv(key);
     return undefined;
   }

@@ -8,8 +8,8 @@ export interface ParkedKv {
   /** Tokens it holds; the session may use fewer. */
   tokens: number;
   byteLength: number;
-  /** SHA-256 of the bytes, in hex; a promise while it is computed. Never rejects. */
-  sha256: string | Promise<string>;
+  /** Of the bytes, see `kv_checksum.ts`. */
+  checksum: number;
   /** The bytes, while in host memory. Never changed, so sessions may share them. */
   data?: Uint8Array;
 }
