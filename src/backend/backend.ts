@@ -1,4 +1,5 @@
 import type { KvCache } from "../kv/kv_cache.ts";
+import type { KvParts } from "../kv/kv_parts.ts";
 
 /** Which positions of a row get logits: `"none"` for prefill chunks before the last one. */
 export type LogitsWanted = "none" | "last" | "all";
@@ -129,19 +130,20 @@ export interface Backend extends AsyncDisposable {
    */
   createKvCache(): KvCache;
   /**
-   * The KV of all tokens of a cache, as bytes that `importKv` of a backend with the same `info.variant` and model takes.
-   * @throws {TypeError} after `dispose`, or when the cache is another backend's
+   * The KV of all tokens of a cache, as bytes that `importKv` of a backend with the same `info.variant` and model takes,
+   * part by part: each is valid until the next is asked for. Passes go on between parts; the cache may not change.
+   * @throws {TypeError} after `dispose`, or when the cache changed or is another backend's
    * @throws {BackendUnavailableError} when the inference thread died
    */
-  exportKv(cache: KvCache): Promise<Uint8Array>;
+  exportKv(cache: KvCache): AsyncIterable<Uint8Array>;
   /**
-   * A cache of `tokens` tokens, of what `exportKv` gave. With `transfer` the bytes are the backend's from then on and
-   * unreadable for the caller, whatever comes of it; else they are copied.
+   * A cache of `tokens` tokens, of what `exportKv` gave, however it is cut into parts. They are copied.
+   * @throws whatever `parts` throw
    * @throws {RangeError} when the bytes are not so many tokens', or more than the context holds
    * @throws {OutOfMemoryError} when KV memory runs out
    * @throws {BackendUnavailableError} when the inference thread died
    */
-  importKv(bytes: Uint8Array, tokens: number, options?: { transfer?: boolean }): Promise<KvCache>;
+  importKv(parts: KvParts, tokens: number): Promise<KvCache>;
   /** What caches hold now, as the inference thread counts it. */
   stats(): Promise<BackendStats>;
   /** Bytes that a cache of `tokens` tokens reserves. */

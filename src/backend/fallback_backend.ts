@@ -1,5 +1,6 @@
 import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
+import type { KvParts } from "../kv/kv_parts.ts";
 import type { Backend, BackendInfo, BackendStats, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
 
 /**
@@ -40,14 +41,14 @@ export class FallbackBackend implements Backend {
     return this.#current.createKvCache();
   }
 
-  async exportKv(cache: KvCache): Promise<Uint8Array> {
+  async *exportKv(cache: KvCache): AsyncIterable<Uint8Array> {
     this.#requireFirst("export");
-    return await this.#first.exportKv(cache);
+    yield* this.#first.exportKv(cache);
   }
 
-  async importKv(bytes: Uint8Array, tokens: number, options?: { transfer?: boolean }): Promise<KvCache> {
+  async importKv(parts: KvParts, tokens: number): Promise<KvCache> {
     this.#requireFirst("import");
-    return await this.#first.importKv(bytes, tokens, options);
+    return await this.#first.importKv(parts, tokens);
   }
 
   async stats(): Promise<BackendStats> {

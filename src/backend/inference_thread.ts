@@ -14,6 +14,8 @@ const ERRORS: Readonly<Record<string, new (message: string) => Error>> = {
 /** How long a pass may hold up the end of its thread, in milliseconds. */
 const CLOSE_MS = 5000;
 
+type RequestOf<T extends Request["type"]> = Extract<Request, { type: T }>;
+
 /** A thread with a model in it, and what it says of both. */
 export type StartedThread = { thread: InferenceThread } & Extract<Reply, { type: "ready" }>;
 
@@ -67,17 +69,17 @@ export class InferenceThread {
     return (await this.#ask({ type: "run", rows }, "results")).results;
   }
 
-  /** A cache's first `length` tokens as bytes. The caller sees to it, here and below, that nothing else is asked. */
-  async export(cacheId: number, length: number): Promise<Uint8Array> {
-    return (await this.#ask({ type: "export", cacheId, length }, "exported")).bytes;
+  /**
+   * A part of a cache's bytes, in a buffer that is lent and comes back. The caller sees to it, here and below, that
+   * nothing else is asked.
+   */
+  async export(request: RequestOf<"export">): Promise<Extract<Reply, { type: "exported" }>> {
+    return await this.#ask(request, "exported", request.buffer ? [request.buffer] : []);
   }
 
-  /** Makes a cache of what `export` gave, which `transfer` lets the thread have without copying it. */
-  async import(cacheId: number, length: number, bytes: Uint8Array, transfer: boolean): Promise<void> {
-    const whole = bytes.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength;
-    // One copy at most: a message that takes nothing along is copied out and in again.
-    const buffer = transfer && whole ? bytes.buffer as ArrayBuffer : bytes.slice().buffer;
-    await this.#ask({ type: "import", cacheId, length, bytes: buffer }, "imported", [buffer]);
+  /** Makes a cache of what `export` gave, part by part. @returns the buffer, which is lent */
+  async import(request: RequestOf<"import">): Promise<ArrayBuffer> {
+    return (await this.#ask(request, "imported", [request.buffer])).buffer;
   }
 
   async stats(): Promise<BackendStats> {

@@ -40,17 +40,38 @@ export interface ModelSession {
    * @throws {OutOfMemoryError} where it copies, and KV memory runs out
    */
   forkCache(cacheId: number, toId: number, length: number): void | Promise<void>;
-  /** The KV of the first `length` tokens of a cache. */
-  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>;
-  /**
-   * Makes `cacheId` a cache of `length` tokens, of what `exportCache` gave.
-   * @throws {RangeError} when the bytes are not so many tokens'
-   * @throws {OutOfMemoryError} when KV memory runs out
-   */
-  importCache(cacheId: number, length: number, bytes: Uint8Array): void | Promise<void>;
+  /** How KV is taken and given. */
+  readonly kv: WholeKv | PartedKv;
   stats(): BackendStats;
   /** Ends what runs beside this thread, where anything does. No pass follows. */
   close?(): Promise<void>;
+}
+
+/** KV that goes in one piece. */
+export interface WholeKv {
+  readonly unit?: undefined;
+  /** The KV of the first `length` tokens of a cache. */
+  export(cacheId: number, length: number): Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>;
+  /**
+   * Makes `cacheId` a cache of `length` tokens, of what `export` gave.
+   * @throws {RangeError} when the bytes are not so many tokens'
+   * @throws {OutOfMemoryError} when KV memory runs out
+   */
+  import(cacheId: number, length: number, bytes: Uint8Array<ArrayBuffer>): void | Promise<void>;
+}
+
+/** KV that goes in parts, each a multiple of `unit` bytes. */
+export interface PartedKv {
+  readonly unit: number;
+  /** Bytes of the KV of so many tokens. */
+  byteLength(tokens: number): number;
+  /** Fills `part` with what the KV of the first `length` tokens has from byte `at` on. */
+  read(cacheId: number, length: number, at: number, part: Uint8Array): void;
+  /**
+   * Makes `cacheId` a cache of `length` tokens with the part at byte 0, and fills in the part at byte `at`.
+   * @throws {OutOfMemoryError} when KV memory runs out
+   */
+  write(cacheId: number, length: number, at: number, part: Uint8Array): void;
 }
 
 /** Which positions of a row get logits. */
@@ -59,8 +80,8 @@ export function logitsPositions(wanted: LogitsWanted, tokens: number): number[] 
   return wanted === "last" ? [tokens - 1] : Array.from({ length: tokens }, (_, i) => i);
 }
 
-/** @throws {RangeError} when `bytes` are not those of `length` tokens' KV */
-export function checkKvBytes(bytes: Uint8Array, length: number, wanted: number): void {
-  if (bytes.length === wanted) return;
-  throw new RangeError(`Cannot import KV of ${length} tokens: ${bytes.length} bytes, wanted ${wanted}`);
+/** @throws {RangeError} when so many bytes are not those of `length` tokens' KV */
+export function checkKvBytes(byteLength: number, length: number, wanted: number): void {
+  if (byteLength === wanted) return;
+  throw new RangeError(`Cannot import KV of ${length} tokens: ${byteLength} bytes, wanted ${wanted}`);
 }

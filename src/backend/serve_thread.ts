@@ -2,6 +2,7 @@ import process from "node:process";
 import { parentPort } from "node:worker_threads";
 import { BackendUnavailableError } from "../errors.ts";
 import type { LoadProgress } from "./inference_thread.ts";
+import { exportPart, importPart } from "./kv_transfer.ts";
 import type { ModelSession } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
@@ -57,12 +58,12 @@ export async function serveThread(
         return reply({ type: "stats", stats: session.stats() });
       case "export": {
         requireForked([request]);
-        const bytes = await session.exportCache(request.cacheId, request.length);
-        return reply({ type: "exported", bytes }, [bytes.buffer]);
+        const exported = await exportPart(session.kv, request);
+        return reply({ type: "exported", ...exported }, [exported.buffer]);
       }
       case "import":
-        await session.importCache(request.cacheId, request.length, new Uint8Array(request.bytes));
-        return reply({ type: "imported" });
+        await importPart(session.kv, request);
+        return reply({ type: "imported", buffer: request.buffer }, [request.buffer]);
     }
     requireForked(request.rows);
     const results = await session.run(request.rows);
@@ -90,8 +91,8 @@ export async function serveThread(
         await end(session, 1);
       });
     });
-    const { detail, device, heapBytes, rowsPerPass } = session;
-    reply({ type: "ready", kind, detail, device, heapBytes, threads, rowsPerPass });
+    const { detail, device, heapBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
+    reply({ type: "ready", kind, detail, device, heapBytes, threads, rowsPerPass, kvUnit });
   } catch (error) {
     replyError(error);
   }

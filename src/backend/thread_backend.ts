@@ -1,4 +1,5 @@
 import type { KvCache } from "../kv/kv_cache.ts";
+import { joinParts, KV_PART_BYTES, type KvParts, type LendBuffer, lendParts } from "../kv/kv_parts.ts";
 import type { ModelConfig } from "../model/model_config.ts";
 import type { Backend, BackendInfo, BackendStats, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
 import type { InferenceThread, StartedThread } from "./inference_thread.ts";
@@ -67,31 +68,59 @@ export class ThreadBackend implements Backend {
     return new RemoteKvCache(++lastCacheId, this);
   }
 
-  async exportKv(cache: KvCache): Promise<Uint8Array> {
+  async *exportKv(cache: KvCache): AsyncGenerator<Uint8Array> {
     const kv = this.#own(cache);
-    return await this.#queue(async () => {
-      kv.assertUsable();
-      return kv.length === 0 ? new Uint8Array() : await this.thread.export(kv.id, kv.length);
-    });
+    const { length } = kv;
+    if (length === 0) return;
+    let buffer = this.#partBuffer();
+    let last = false;
+    for (let at = 0; !last;) {
+      const part = await this.#queue(async () => {
+        kv.assertUsable();
+        if (kv.length !== length) throw new TypeError("Cannot go on exporting KV: the cache has changed");
+        return await this.thread.export({ type: "export", cacheId: kv.id, length, at, buffer });
+      });
+      ({ buffer, last } = part);
+      yield new Uint8Array(part.buffer, 0, part.count);
+      at += part.count;
+    }
   }
 
-  async importKv(bytes: Uint8Array, tokens: number, { transfer = false } = {}): Promise<KvCache> {
+  async importKv(parts: KvParts, tokens: number): Promise<KvCache> {
     if (!(Number.isInteger(tokens) && tokens >= 0 && tokens <= this.config.contextLength)) {
       throw new RangeError(`Cannot import KV of ${tokens} tokens: the context holds ${this.config.contextLength}`);
     }
     const cache = this.createKvCache();
     if (tokens === 0) return cache;
-    return await this.#queue(async () => {
-      cache.attach(this.thread);
-      try {
-        await this.thread.import(cache.id, tokens, bytes, transfer);
-      } catch (error) {
-        cache.dispose();
-        throw error;
+    const { thread } = this;
+    cache.attach(thread);
+    let at = 0;
+    const lend: LendBuffer = async (buffer, count, last) =>
+      await this.#queue(async () => {
+        const request = { type: "import", cacheId: cache.id, length: tokens, at, buffer, count, last } as const;
+        at += count;
+        return await thread.import(request);
+      });
+    try {
+      const buffer = this.#partBuffer();
+      if (buffer) {
+        await lendParts(parts, buffer, lend);
+      } else {
+        const whole = await joinParts(parts, this.kvBytes(tokens));
+        await lend(whole.buffer, whole.length, true);
       }
-      cache.append(tokens);
-      return cache;
-    });
+    } catch (error) {
+      cache.dispose();
+      throw error;
+    }
+    cache.append(tokens);
+    return cache;
+  }
+
+  /** Room for a part of KV, where it goes in parts. */
+  #partBuffer(): ArrayBuffer | undefined {
+    const { kvUnit } = this.#started;
+    return kvUnit === undefined ? undefined : new ArrayBuffer(Math.max(1, Math.floor(KV_PART_BYTES / kvUnit)) * kvUnit);
   }
 
   async stats(): Promise<BackendStats> {

@@ -1,4 +1,5 @@
 import { BackendUnavailableError, OutOfMemoryError, SessionExistsError } from "../errors.ts";
+import { slices } from "../kv/kv_parts.ts";
 import { type CapsuleContext, type CapsuleKv, type KvRefusal, makeCapsule, openCapsule } from "../session/capsule.ts";
 import type { Session } from "../session/session.ts";
 import { type HeldSession, sessionName } from "../session/session_store.ts";
@@ -75,7 +76,7 @@ async function takeKv(
 ): Promise<KvRefusal | undefined> {
   try {
     await tiers.reserve(session, backend.kvBytes(tokens));
-    session.kv.cache = await backend.importKv(data, tokens);
+    session.kv.cache = await backend.importKv(slices(data), tokens);
   } catch (error) {
     if (error instanceof RangeError) return "invalid";
     if (error instanceof OutOfMemoryError || error instanceof BackendUnavailableError) return "no_room";

@@ -10,12 +10,16 @@ export const PRIVATE_FOLDER = 0o700;
  * Makes or replaces a file in one step: who opens it sees the old bytes or the new, whenever the process ends, and with
  * `sync`, the default, whenever the power fails.
  */
-export async function replaceFile(path: string, parts: readonly Uint8Array[], { sync = true } = {}): Promise<void> {
+export async function replaceFile(
+  path: string,
+  parts: AsyncIterable<Uint8Array> | readonly Uint8Array[],
+  { sync = true } = {},
+): Promise<void> {
   const beside = `${path}.new`;
   try {
     await withFile(beside, "w", async (file) => {
       let at = 0;
-      for (const part of parts) at += await writeAll(file, part, at);
+      for await (const part of parts) at += await writeAll(file, part, at);
       if (sync) await file.sync();
     });
     await rename(beside, path);

@@ -1,5 +1,6 @@
 import type { Backend } from "../backend/backend.ts";
 import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
+import { joinParts } from "../kv/kv_parts.ts";
 import { reusablePrefix } from "./common_prefix.ts";
 import { KvMembers, sum } from "./kv_members.ts";
 import { KvRates, MeasuredParking, type ParkingPolicy } from "./kv_rates.ts";
@@ -109,8 +110,7 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      const { data, owned } = await this.#parked.take(session);
-      kv.cache = await this.#backend.importKv(data, parked.tokens, { transfer: owned });
+      kv.cache = await this.#backend.importKv(this.#parked.read(session), parked.tokens);
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
     } catch {
       // Nothing is lost but time: the turn evaluates the ids.
@@ -136,15 +136,12 @@ export class KvTiers {
     const { warmBudgetBytes, diskBudgetBytes } = this.#parked;
     const fits = bytes <= Math.max(inMemory ? warmBudgetBytes : 0, diskBudgetBytes);
     if (kv.cache.lost || tokens === 0 || !fits || !this.#parking.pays(tokens, bytes)) return this.drop(session);
-    let data: Uint8Array;
-    try {
-      data = await this.#backend.exportKv(kv.cache);
-    } catch {
-      return this.drop(session);
-    }
+    // Whatever went wrong, the words are still there.
+    const kept = await this.#parked.keep(session, this.#backend.exportKv(kv.cache), { most: bytes, inMemory })
+      .catch(() => false);
+    if (!kept) return this.drop(session);
     kv.disposeCache();
-    if (await this.#parked.keep(session, data, { inMemory })) this.#counts.parks++;
-    else this.drop(session);
+    this.#counts.parks++;
   }
 
   /** A copy of a held session's KV, wherever it is; `undefined` where there is none, or it cannot be had. */
@@ -152,10 +149,10 @@ export class KvTiers {
     const { kv } = session;
     const tokens = kv.ids.length;
     try {
-      if (kv.state === "hot") return { tokens, data: await this.#backend.exportKv(kv.cache!) };
       // What was parked with more tokens than are left cannot be cut.
-      if (kv.parked?.tokens !== tokens) return undefined;
-      return { tokens, data: await this.#parked.read(session) };
+      if (kv.state !== "hot" && kv.parked?.tokens !== tokens) return undefined;
+      const parts = kv.state === "hot" ? this.#backend.exportKv(kv.cache!) : this.#parked.read(session);
+      return { tokens, data: await joinParts(parts, this.#backend.kvBytes(tokens)) };
     } catch {
       return undefined;
     }

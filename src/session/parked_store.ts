@@ -1,4 +1,4 @@
-import { kvChecksum } from "./kv_checksum.ts";
+import { joinParts, type KvParts, slices } from "../kv/kv_parts.ts";
 import { type KvMembers, sum } from "./kv_members.ts";
 import type { Session } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
@@ -6,10 +6,10 @@ import type { Hold } from "./turn_lock.ts";
 
 /** Files for parked KV. */
 export interface KvFiles {
-  /** Writes it, replacing what was there. @throws {StorageError} */
-  writeParked(session: Session, parked: ParkedKv, data: Uint8Array): Promise<void>;
-  /** @throws {StorageError} when there is none, or it is not the KV it should be */
-  readParked(session: Session, parked: ParkedKv): Promise<Uint8Array>;
+  /** Writes KV of so many tokens, replacing what was there. @throws {StorageError} and whatever `parts` throw */
+  writeParked(session: Session, tokens: number, parts: KvParts): Promise<ParkedKv>;
+  /** @throws {RangeError} when the file is not the KV it should be, in the end too: take nothing before */
+  readParked(session: Session, parked: ParkedKv): AsyncIterable<Uint8Array>;
   /** Removes it. Idempotent. */
   removeParked(session: Session): Promise<void>;
 }
@@ -29,6 +29,7 @@ export class ParkedStore {
   readonly diskBudgetBytes: number;
   readonly #members: KvMembers;
   readonly #files: KvFiles | undefined;
+  readonly #coming = { warm: 0, disk: 0 };
 
   constructor(members: KvMembers, { warmBytes = 0, parkedBytes = 0, files }: ParkedStoreOptions) {
     this.#members = members;
@@ -50,46 +51,42 @@ export class ParkedStore {
   }
 
   /**
-   * Keeps exported KV of a session that the caller holds, in memory if there is room, else on disk.
+   * Keeps KV of a session that the caller holds and whose cache it gives up next, in memory if there is room, else on
+   * disk.
+   * @param most bytes that the parts take
    * @returns whether it is kept
+   * @throws whatever `parts` throw
    */
-  async keep(session: Session, data: Uint8Array, { inMemory }: { inMemory: boolean }): Promise<boolean> {
-    const parked = {
-      tokens: session.kv.ids.length,
-      byteLength: data.byteLength,
-      checksum: await kvChecksum(data),
-    };
-    if (inMemory && await this.#keepInMemory(session, { ...parked, data })) return true;
-    return await this.#keepOnDisk(session, parked, data);
+  async keep(
+    session: Session,
+    parts: KvParts,
+    { most, inMemory }: { most: number; inMemory: boolean },
+  ): Promise<boolean> {
+    const tokens = session.kv.ids.length;
+    if (inMemory && await this.#roomInMemory(session, most)) {
+      return await this.#promised("warm", most, async () => {
+        const data = await joinParts(parts, most);
+        session.kv.parked = { tokens, byteLength: data.byteLength, data };
+      });
+    }
+    return await this.#keepOnDisk(session, tokens, parts, most);
   }
 
   /** Moves what is in host memory to disk, if there is room: a copy for the next start. The caller holds the session. */
   async moveToDisk(session: Session): Promise<boolean> {
-    const { data, ...parked } = session.kv.parked!;
+    const { data, tokens, byteLength } = session.kv.parked!;
     session.kv.parked = undefined;
-    return await this.#keepOnDisk(session, parked, data!);
+    return await this.#keepOnDisk(session, tokens, slices(data!), byteLength);
   }
 
   /**
    * The bytes that a session has parked. They stay.
    * @throws {StorageError} when the file cannot be read
-   * @throws {RangeError} when they are not the bytes that were parked
+   * @throws {RangeError} when they are not the bytes that were parked, in the end too: take nothing before
    */
-  async read(session: Session): Promise<Uint8Array> {
+  read(session: Session): KvParts {
     const parked = session.kv.parked!;
-    const data = parked.data ?? await this.#files!.readParked(session, parked);
-    if (await kvChecksum(data) !== parked.checksum) throw new RangeError("Cannot restore KV: its bytes have changed");
-    return data;
-  }
-
-  /**
-   * As {@linkcode ParkedStore.read}, once: bytes in host memory that no other session shares are the caller's to give
-   * away, and the session must not be read again.
-   */
-  async take(session: Session): Promise<{ data: Uint8Array; owned: boolean }> {
-    const data = await this.read(session);
-    const shared = [...this.#members].some((other) => other !== session && other.kv.parked?.data === data);
-    return { data, owned: !shared };
+    return parked.data ? slices(parked.data) : this.#files!.readParked(session, parked);
   }
 
   /** Takes over what is in a session's file, if the budget has room for it; else the file goes. */
@@ -107,33 +104,43 @@ export class ParkedStore {
     if (parked && !parked.data) this.#removeFile(session);
   }
 
-  async #keepInMemory(session: Session, parked: ParkedKv): Promise<boolean> {
-    if (parked.byteLength > this.warmBudgetBytes) return false;
-    while (this.warmBytes + parked.byteLength > this.warmBudgetBytes) {
+  async #roomInMemory(session: Session, bytes: number): Promise<boolean> {
+    if (bytes > this.warmBudgetBytes) return false;
+    while (this.warmBytes + this.#coming.warm + bytes > this.warmBudgetBytes) {
       const idle = this.#members.takeIdle((other) => other !== session && other.kv.state === "warm");
       if (!idle) return false;
       const kept = await this.moveToDisk(idle[0]);
       this.#letGo(idle, kept);
     }
-    session.kv.parked = parked;
     return true;
   }
 
-  async #keepOnDisk(session: Session, parked: ParkedKv, data: Uint8Array): Promise<boolean> {
-    if (!this.#files || parked.byteLength > this.diskBudgetBytes || session.name === undefined) return false;
-    while (this.diskBytes + parked.byteLength > this.diskBudgetBytes) {
+  async #keepOnDisk(session: Session, tokens: number, parts: KvParts, bytes: number): Promise<boolean> {
+    const files = this.#files;
+    if (!files || bytes > this.diskBudgetBytes || session.name === undefined) return false;
+    while (this.diskBytes + this.#coming.disk + bytes > this.diskBudgetBytes) {
       const idle = this.#members.takeIdle((other) => other !== session && other.kv.state === "parked");
       if (!idle) return false;
       this.#letGo(idle, false);
     }
-    // Counted from here on, so that two at once do not both find the room.
-    session.kv.parked = parked;
     try {
-      await this.#files.writeParked(session, parked, data);
-      return true;
+      return await this.#promised("disk", bytes, async () => {
+        session.kv.parked = await files.writeParked(session, tokens, parts);
+      });
     } catch {
-      this.drop(session);
+      this.#removeFile(session);
       return false;
+    }
+  }
+
+  /** Counts bytes while they are on their way, so that two at once do not both find the room. */
+  async #promised(where: "warm" | "disk", bytes: number, work: () => Promise<void>): Promise<true> {
+    this.#coming[where] += bytes;
+    try {
+      await work();
+      return true;
+    } finally {
+      this.#coming[where] -= bytes;
     }
   }
 

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { StorageError } from "../errors.ts";
+import type { KvParts } from "../kv/kv_parts.ts";
 import { appendToFile, cutFile, PRIVATE_FILE, PRIVATE_FOLDER, removeFiles, replaceFile } from "./durable_file.ts";
 import type { FolderLock } from "./folder_lock.ts";
 import { hashIds, readKvFile, readKvHeader, writeKvFile } from "./kv_file.ts";
@@ -138,21 +139,18 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
     return was;
   }
 
-  async writeParked(session: Session, { tokens, byteLength, checksum }: ParkedKv, data: Uint8Array): Promise<void> {
+  async writeParked(session: Session, tokens: number, parts: KvParts): Promise<ParkedKv> {
     const idsSha256 = hashIds(session.kv.ids.slice(0, tokens));
-    await this.#inOrder(session.key, async () => {
+    return await this.#inOrder(session.key, async () => {
       if (session.closed) throw new StorageError("Cannot park KV: the session was deleted");
-      const header = { variant: this.#variant, tokens, byteLength, checksum, idsSha256 };
-      await writeKvFile(this.#kv(session.key), header, data);
+      const header = { variant: this.#variant, tokens, idsSha256 };
+      return { tokens, idsSha256, byteLength: await writeKvFile(this.#kv(session.key), header, parts) };
     });
   }
 
-  async readParked(session: Session, parked: ParkedKv): Promise<Uint8Array> {
-    return await this.#inOrder(session.key, async () => {
-      const { header, data } = await readKvFile(this.#kv(session.key));
-      if (header.checksum !== parked.checksum) throw new StorageError("Cannot restore KV: the file is another's");
-      return data;
-    });
+  async *readParked({ key }: Session, { idsSha256 }: ParkedKv): AsyncGenerator<Uint8Array> {
+    await this.#tails.get(key);
+    yield* readKvFile(this.#kv(key), (header) => header.idsSha256 === idsSha256 && header.variant === this.#variant);
   }
 
   async removeParked(session: Session): Promise<void> {
@@ -193,11 +191,11 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   }
 
   async #recoverKv({ key, transcript }: Session): Promise<ParkedKv | undefined> {
-    const header = await readKvHeader(this.#kv(key)).catch(() => undefined);
+    const { header, byteLength } = await readKvHeader(this.#kv(key)).catch(() => undefined) ?? {};
     if (
-      header && header.variant === this.#variant && header.tokens <= transcript.ids.length &&
+      header && byteLength && header.variant === this.#variant && header.tokens <= transcript.ids.length &&
       header.idsSha256 === hashIds(transcript.ids.slice(0, header.tokens))
-    ) return { tokens: header.tokens, byteLength: header.byteLength, checksum: header.checksum };
+    ) return { tokens: header.tokens, idsSha256: header.idsSha256, byteLength };
     await this.#removeKv(key);
     return undefined;
   }

@@ -8,8 +8,8 @@ export interface ParkedKv {
   /** Tokens it holds; the session may use fewer. */
   tokens: number;
   byteLength: number;
-  /** Of the bytes, see `kv_checksum.ts`. */
-  checksum: number;
+  /** Of the ids of these tokens, in hex: says which file it is. Where it is in one. */
+  idsSha256?: string;
   /** The bytes, while in host memory. Never changed, so sessions may share them. */
   data?: Uint8Array;
 }

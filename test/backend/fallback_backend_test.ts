@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { FallbackBackend } from "../../src/backend/fallback_backend.ts";
 import { BackendUnavailableError } from "../../src/errors.ts";
 import { FakeBackend } from "../fakes/fake_backend.ts";
+import { collect } from "../kv/collect.ts";
 
 function pair() {
   const [first, second] = [new FakeBackend({ vocabSize: 50 }), new FakeBackend({ vocabSize: 50 })];
@@ -29,7 +30,7 @@ test("FallbackBackend starts the second once, however many ask", async () => {
   const { first, second, backend, reasons } = pair();
   const cache = backend.createKvCache();
   await backend.forward([{ cache, tokenIds: [1, 2] }]);
-  const exported = await backend.exportKv(cache);
+  const exported = await collect(backend.exportKv(cache));
   first.failure = new BackendUnavailableError("Cannot run: it is gone");
   assert.equal(backend.failure, first.failure);
   const infos = await Promise.all([backend.recover(), backend.recover(), backend.recover()]);
@@ -39,8 +40,11 @@ test("FallbackBackend starts the second once, however many ask", async () => {
   await backend.forward([{ cache: backend.createKvCache(), tokenIds: [3] }]);
   assert.deepEqual([first.passes.length, second.passes.length], [1, 1]);
   // KV of the first would be taken for the second's.
-  await assert.rejects(backend.importKv(exported, 2), { name: "BackendUnavailableError", message: /other arithmetic/ });
-  await assert.rejects(backend.exportKv(backend.createKvCache()), BackendUnavailableError);
+  await assert.rejects(backend.importKv([exported], 2), {
+    name: "BackendUnavailableError",
+    message: /other arithmetic/,
+  });
+  await assert.rejects(collect(backend.exportKv(backend.createKvCache())), BackendUnavailableError);
   await backend[Symbol.asyncDispose]();
   assert.ok(first.disposed && second.disposed);
 });

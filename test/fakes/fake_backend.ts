@@ -2,9 +2,13 @@ import { setImmediate } from "node:timers/promises";
 import type { Backend, BackendInfo, BackendStats, ForwardRow, RowResult } from "../../src/backend/backend.ts";
 import { BackendUnavailableError } from "../../src/errors.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
+import { type KvParts, slices } from "../../src/kv/kv_parts.ts";
+import { collect } from "../kv/collect.ts";
 
 /** Bytes that {@linkcode FakeBackend} counts for a token. */
 export const FAKE_BYTES_PER_TOKEN = 10;
+/** Bytes of a part of exported KV: no multiple of a token's. */
+const FAKE_PART_BYTES = 64;
 
 class FakeKvCache implements KvCache {
   readonly ids: number[] = [];
@@ -80,7 +84,7 @@ export class FakeBackend implements Backend {
     return cache;
   }
 
-  async exportKv(cache: KvCache): Promise<Uint8Array> {
+  async *exportKv(cache: KvCache): AsyncIterable<Uint8Array> {
     const { ids, disposed, lost } = cache as FakeKvCache;
     if (disposed) throw new TypeError("Cannot use a disposed cache");
     if (lost) throw new BackendUnavailableError("Cannot use a lost cache");
@@ -89,11 +93,12 @@ export class FakeBackend implements Backend {
     const bytes = new Uint8Array(this.kvBytes(held.length));
     const view = new DataView(bytes.buffer);
     held.forEach((id, i) => view.setInt32(i * FAKE_BYTES_PER_TOKEN, id, true));
-    return bytes;
+    yield* slices(bytes, FAKE_PART_BYTES);
   }
 
-  async importKv(bytes: Uint8Array, tokens: number): Promise<KvCache> {
+  async importKv(parts: KvParts, tokens: number): Promise<KvCache> {
     await this.#work();
+    const bytes = await collect(parts);
     if (bytes.length !== this.kvBytes(tokens)) {
       throw new RangeError(`Cannot import KV: ${bytes.length} bytes for ${tokens} tokens`);
     }

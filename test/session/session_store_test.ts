@@ -159,18 +159,6 @@ describe("KvTiers", () => {
     assert.equal(backend.caches.size, 1);
   });
 
-  test("a bit that flips in parked KV costs a restore, not a wrong answer", async () => {
-    const { store, tiers, turn, kvOf } = setUp({ hot: 5, warmBytes: kib(8) });
-    await turn("a", 4);
-    await turn("b", 4);
-    kvOf("a").parked!.data![7]! ^= 1;
-    const held = await store.begin(named("a"));
-    await tiers.reserve(held.session, kib(4));
-    assert.equal(await tiers.restore(held.session), false);
-    assert.equal(held.session.kv.state, "cold");
-    assert.equal(tiers.stats().failedRestores, 1);
-  });
-
   test("KV that is faster to evaluate than to restore is dropped", async () => {
     const { turn, kvOf } = setUp({ hot: 5, warmBytes: kib(8), parking: { pays: () => false } });
     await turn("a", 4);

@@ -2,7 +2,7 @@ import * as ort from "onnxruntime-web";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
-import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
+import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
 
 /** Keys and values by layer, as the last run gave them. */
 interface ApiKv {
@@ -20,6 +20,10 @@ export class ApiSession implements ModelSession {
   readonly heapBytes = 0;
   /** As in `HeapSession`. */
   readonly rowsPerPass = 1;
+  readonly kv: WholeKv = {
+    export: (cacheId, length) => this.#export(cacheId, length),
+    import: (cacheId, length, bytes) => this.#import(cacheId, length, bytes),
+  };
   readonly #caches = new Map<number, ApiKv>();
   readonly #session: ort.InferenceSession;
   readonly #config: ModelConfig;
@@ -69,7 +73,7 @@ export class ApiSession implements ModelSession {
     this.#caches.set(toId, { tokens: length, tensors: this.#past(this.#caches.get(cacheId), length) });
   }
 
-  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+  #export(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
     const tensors = this.#past(this.#caches.get(cacheId), length);
     const bytes = new Uint8Array(length * kvBytesPerToken(this.#config));
     tensors.forEach(({ data }, i) => {
@@ -79,9 +83,9 @@ export class ApiSession implements ModelSession {
     return bytes;
   }
 
-  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
+  #import(cacheId: number, length: number, bytes: Uint8Array): void {
     const { numHiddenLayers, numKeyValueHeads, headDim } = this.#config;
-    checkKvBytes(bytes, length, length * kvBytesPerToken(this.#config));
+    checkKvBytes(bytes.length, length, length * kvBytesPerToken(this.#config));
     const floats = new Float32Array(bytes.slice().buffer);
     const count = floats.length / (2 * numHiddenLayers);
     const tensors = Array.from(

@@ -5,7 +5,7 @@ import type { BackendStats, RowResult } from "../backend.ts";
 import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
 import { createTensor, heapBytes, HeapKv } from "./heap_kv.ts";
 import { lastError, loadOrtModule, LOG_ERRORS, type OrtModule } from "./ort_module.ts";
-import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
+import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
 
 /** `getGraphOptimzationLevel("all")` in onnxruntime-web 1.30.0, `lib/wasm/session-options.ts`. */
 const ALL_OPTIMIZATIONS = 99;
@@ -19,6 +19,10 @@ export class HeapSession implements ModelSession {
   readonly detail = "KV stays in the WASM heap";
   /** The graph has one attention mask for the whole batch, so rows of unlike lengths cannot share a pass. */
   readonly rowsPerPass = 1;
+  readonly kv: WholeKv = {
+    export: (cacheId, length) => this.#export(cacheId, length),
+    import: (cacheId, length, bytes) => this.#import(cacheId, length, bytes),
+  };
   readonly #module: OrtModule;
   readonly #config: ModelConfig;
   readonly #session: number;
@@ -83,15 +87,15 @@ export class HeapSession implements ModelSession {
   }
 
   forkCache(cacheId: number, toId: number, length: number): void {
-    this.importCache(toId, length, this.exportCache(cacheId, length));
+    this.#import(toId, length, this.#export(cacheId, length));
   }
 
-  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+  #export(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
     return this.#cache(cacheId).export(length);
   }
 
-  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
-    checkKvBytes(bytes, length, length * kvBytesPerToken(this.#config));
+  #import(cacheId: number, length: number, bytes: Uint8Array): void {
+    checkKvBytes(bytes.length, length, length * kvBytesPerToken(this.#config));
     this.#cache(cacheId).import(length, bytes);
   }
 

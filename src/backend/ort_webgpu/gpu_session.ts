@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult } from "../backend.ts";
-import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow } from "../model_session.ts";
+import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
 import { DecodeSteps, Stream } from "./decode_steps.ts";
 import { GpuKv, gpuKvTokenBytes, type KvFormat } from "./gpu_kv.ts";
 import { Usage } from "./gpu_usage.ts";
@@ -37,6 +37,10 @@ export interface GpuSessionOptions {
 export class GpuSession implements ModelSession {
   readonly heapBytes = 0;
   readonly rowsPerPass = 1;
+  readonly kv: WholeKv = {
+    export: (cacheId, length) => this.#export(cacheId, length),
+    import: (cacheId, length, bytes) => this.#import(cacheId, length, bytes),
+  };
   readonly detail: string;
   readonly device: string;
   /** Whether it was closed: its device is then lost on purpose. */
@@ -125,12 +129,12 @@ export class GpuSession implements ModelSession {
     this.#streams.set(toId, new Stream(await this.#stream(cacheId).kv.fork(length)));
   }
 
-  async exportCache(cacheId: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  async #export(cacheId: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
     return await this.#stream(cacheId).kv.export(length, this.#reads);
   }
 
-  async importCache(cacheId: number, length: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    checkKvBytes(bytes, length, length * gpuKvTokenBytes(this.#format));
+  async #import(cacheId: number, length: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    checkKvBytes(bytes.length, length, length * gpuKvTokenBytes(this.#format));
     await this.#stream(cacheId).kv.import(length, bytes);
   }
 

@@ -2,7 +2,7 @@ import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult, TopLogits } from "../backend.ts";
 import type { LoadProgress } from "../inference_thread.ts";
-import { checkKvBytes, type ModelSession, type SessionRow } from "../model_session.ts";
+import type { ModelSession, PartedKv, SessionRow } from "../model_session.ts";
 import { cutPasses, PASS_TOKENS, type RowPart } from "./cut_passes.ts";
 import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
@@ -23,6 +23,7 @@ const WATCHED_TOKENS = 16;
 export class SimdSession implements ModelSession {
   readonly detail: string;
   readonly rowsPerPass = Infinity;
+  readonly kv: PartedKv;
   readonly #kernels: Kernels;
   readonly #pool: ThreadPool;
   readonly #config: ModelConfig;
@@ -66,6 +67,13 @@ export class SimdSession implements ModelSession {
       KV_TYPES[kv],
       activations === "f32",
     );
+    const unit = this.#engine.block_bytes();
+    this.kv = {
+      unit,
+      byteLength: (tokens) => Math.ceil(tokens / BLOCK_TOKENS) * unit,
+      read: (...wanted) => this.#read(...wanted),
+      write: (...given) => this.#write(...given),
+    };
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);
     loadWeights(kernels, this.#engine, weights, (done) => onProgress("packing weights", done));
@@ -228,40 +236,42 @@ export class SimdSession implements ModelSession {
     this.#sequences.set(toId, this.#engine.sequence_fork(this.#sequences.get(cacheId)!, length));
   }
 
-  exportCache(cacheId: number, length: number): Uint8Array<ArrayBuffer> {
+  #read(cacheId: number, length: number, at: number, part: Uint8Array): void {
     const sequence = this.#sequences.get(cacheId)!;
     this.#engine.sequence_truncate(sequence, length);
-    const count = Math.ceil(length / BLOCK_TOKENS);
-    const bytes = new Uint8Array(count * this.#engine.block_bytes());
-    this.#eachBlock(bytes, (block, i, staging) => {
+    this.#eachBlock(at, part, (block, i, staging) => {
       this.#engine.copy_block_out(sequence, i, staging);
       block.set(this.#bytes(staging, block.length));
     });
-    return bytes;
   }
 
-  importCache(cacheId: number, length: number, bytes: Uint8Array): void {
-    checkKvBytes(bytes, length, Math.ceil(length / BLOCK_TOKENS) * this.#engine.block_bytes());
+  #write(cacheId: number, length: number, at: number, part: Uint8Array): void {
+    const sequence = at === 0 ? this.#fill(cacheId, length) : this.#sequences.get(cacheId)!;
+    this.#eachBlock(at, part, (block, i, staging) => {
+      this.#bytes(staging, block.length).set(block);
+      this.#engine.copy_block_in(sequence, i, staging);
+    });
+  }
+
+  /** A sequence of so many tokens, whose KV is yet to come. */
+  #fill(cacheId: number, length: number): number {
     const sequence = this.#engine.sequence_new();
     if (!this.#engine.sequence_fill(sequence, length)) {
       this.#engine.sequence_free(sequence);
       throw new OutOfMemoryError(`Cannot hold KV for ${length} tokens: the WASM heap is full`);
     }
     this.#sequences.set(cacheId, sequence);
-    this.#eachBlock(bytes, (block, i, staging) => {
-      this.#bytes(staging, block.length).set(block);
-      this.#engine.copy_block_in(sequence, i, staging);
-    });
+    return sequence;
   }
 
-  /** Visits exported bytes block by block, with room in the heap for one. */
-  #eachBlock(bytes: Uint8Array, visit: (block: Uint8Array, index: number, staging: number) => void): void {
-    const blockBytes = this.#engine.block_bytes();
-    const staging = allocate(this.#kernels, blockBytes);
-    for (let i = 0; i * blockBytes < bytes.length; i++) {
-      visit(bytes.subarray(i * blockBytes, (i + 1) * blockBytes), i, staging);
+  /** Visits a part of exported bytes block by block, with room in the heap for one. */
+  #eachBlock(at: number, part: Uint8Array, visit: (block: Uint8Array, index: number, staging: number) => void): void {
+    const { unit } = this.kv;
+    const staging = allocate(this.#kernels, unit);
+    for (let i = 0; i * unit < part.length; i++) {
+      visit(part.subarray(i * unit, (i + 1) * unit), at / unit + i, staging);
     }
-    this.#kernels.exports.release(staging, blockBytes);
+    this.#kernels.exports.release(staging, unit);
   }
 
   stats(): BackendStats {

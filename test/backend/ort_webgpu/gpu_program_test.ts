@@ -60,7 +60,7 @@ async function run(backend: Backend, program: readonly Step[]): Promise<number[]
         break;
       case "park":
         cache.truncate(cut);
-        caches[place] = await backend.importKv(await backend.exportKv(cache), cut);
+        caches[place] = await backend.importKv(backend.exportKv(cache), cut);
         cache.dispose();
         break;
       case "dispose":

@@ -7,6 +7,7 @@ import type { KvCache } from "../../../src/kv/kv_cache.ts";
 import { argmax, largest, logSumExp } from "../../../src/sampling/softmax.ts";
 import { tinyModel } from "../tiny_model.ts";
 import { noGpu, type TinyPhi3, tinyPhi3 } from "./gpu.ts";
+import { collect } from "../../kv/collect.ts";
 
 /** Ids of a prompt without meaning. */
 const promptOf = (tokens: number) => Array.from({ length: tokens }, (_, i) => 5 + (i * 7919) % 900);
@@ -116,12 +117,12 @@ describe("ort-webgpu on a tiny Phi-3", { skip: noGpu }, () => {
     await greedy(gpu, cache, 9, 3);
     using fork = cache.fork(prompt.length);
     cache.truncate(prompt.length);
-    const bytes = await gpu.exportKv(cache);
-    using imported = await gpu.importKv(bytes, prompt.length);
+    const bytes = await collect(gpu.exportKv(cache));
+    using imported = await gpu.importKv([bytes], prompt.length);
     assert.deepEqual((await gpu.stats()).kvBlocks, 3);
     assert.equal((await gpu.stats()).kvBytes, 3 * gpu.kvBytes(prompt.length));
     for (const kv of [imported, fork, cache]) assert.deepEqual(await greedy(gpu, kv, 7, 20), want);
-    await assert.rejects(gpu.importKv(bytes.subarray(4), prompt.length), { name: "RangeError" });
+    await assert.rejects(gpu.importKv([bytes.subarray(4)], prompt.length), { name: "RangeError" });
     for (const kv of [imported, fork, cache]) kv.dispose();
     assert.deepEqual(await gpu.stats(), { kvBlocks: 0, kvBytes: 0 });
   });

@@ -5,6 +5,7 @@ import type { Backend } from "../../../src/backend/backend.ts";
 import { createSimdBackend } from "../../../src/backend/simd/simd_backend.ts";
 import type { KvCache } from "../../../src/kv/kv_cache.ts";
 import { type TinyModel, tinyModel } from "../tiny_model.ts";
+import { collect } from "../../kv/collect.ts";
 
 const BLOCK = 16;
 
@@ -62,7 +63,7 @@ for (const kv of ["f32", "int8"] as const) {
               one.kv.dispose();
               caches.splice(caches.indexOf(one), 1);
             } else if (step.kind === "copy") {
-              const copy = await backend.importKv(await backend.exportKv(one.kv), one.ids.length);
+              const copy = await backend.importKv(backend.exportKv(one.kv), one.ids.length);
               caches.push({ kv: copy, ids: [...one.ids] });
             } else {
               const length = Math.floor(step.share * one.ids.length);
@@ -101,7 +102,7 @@ for (const kv of ["f32", "int8"] as const) {
       longer.truncate(3);
       using fresh = backend.createKvCache();
       await backend.forward([{ cache: fresh, tokenIds: [1, 2, 3], logits: "none" }]);
-      assert.deepEqual(await backend.exportKv(longer), await backend.exportKv(fresh));
+      assert.deepEqual(await collect(backend.exportKv(longer)), await collect(backend.exportKv(fresh)));
     });
 
     test("refuses what cannot be forked or imported", async () => {
@@ -109,17 +110,17 @@ for (const kv of ["f32", "int8"] as const) {
       await backend.forward([{ cache: one, tokenIds: [1, 2, 3] }]);
       assert.throws(() => one.fork(4), { name: "RangeError", message: /Cannot fork 4 tokens: the cache holds 3/ });
       assert.throws(() => one.fork(-1), RangeError);
-      const bytes = await backend.exportKv(one);
+      const bytes = await collect(backend.exportKv(one));
       assert.equal(bytes.length, backend.kvBytes(3));
-      await assert.rejects(backend.importKv(bytes, BLOCK + 1), {
+      await assert.rejects(backend.importKv([bytes], BLOCK + 1), {
         name: "RangeError",
         message: /17 tokens: \d+ bytes, wanted \d+/,
       });
-      await assert.rejects(backend.importKv(bytes, 100_000), { name: "RangeError", message: /the context holds/ });
-      await assert.rejects(backend.importKv(bytes, 1.5), RangeError);
+      await assert.rejects(backend.importKv([bytes], 100_000), { name: "RangeError", message: /the context holds/ });
+      await assert.rejects(backend.importKv([bytes], 1.5), RangeError);
       one.dispose();
       assert.throws(() => one.fork(), TypeError);
-      await assert.rejects(backend.exportKv(one), TypeError);
+      await assert.rejects(collect(backend.exportKv(one)), TypeError);
       assert.equal((await backend.stats()).kvBlocks, 0);
     });
   });

@@ -279,7 +279,7 @@ describe("simd on the bundled model", () => {
       const startedAt = performance.now();
       await backend.forward([{ cache, tokenIds, logits: "none" }]);
       const computedAt = performance.now();
-      using restored = await backend.importKv(await backend.exportKv(cache), tokenIds.length);
+      using restored = await backend.importKv(backend.exportKv(cache), tokenIds.length);
       const restoredAt = performance.now();
       computing = Math.min(computing, computedAt - startedAt);
       parking = Math.min(parking, restoredAt - computedAt);
