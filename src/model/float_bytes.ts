@@ -10,7 +10,7 @@ let table: Float32Array | undefined;
 const values = (): Float32Array => table ??= Float32Array.from({ length: 1 << 16 }, (_, bits) => float16ToNumber(bits));
 
 /** A tensor of floats as f32, whether the file has f32 or f16: the latter is widened as it is read, exactly. */
-export function asFloats({ dataType }: OnnxTensor, bytes: TensorBytes): TensorBytes {
+export function asFloats({ dataType }: Pick<OnnxTensor, "dataType">, bytes: TensorBytes): TensorBytes {
   if (dataType !== DataType.FLOAT16) return bytes;
   return {
     length: 2 * bytes.length,

@@ -1,79 +1,27 @@
 /** Every layout on every CPU backend, held to what onnxruntime-node gave (`test/parity/layout_goldens.ts`). */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
-import type { Backend } from "../../src/backend/backend.ts";
 import { createOrtWasmBackend } from "../../src/backend/ort_wasm/ort_wasm_backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import { argmax, logSumExp } from "../../src/sampling/softmax.ts";
-import {
-  caseName,
-  type Golden,
-  LAYOUT_CASES,
-  type LayoutCase,
-  type LayoutModel,
-  layoutModel,
-  promptOf,
-} from "./layout_cases.ts";
-
-const goldens: Record<string, Golden> = JSON.parse(
-  readFileSync(new URL("../golden/layouts.json", import.meta.url), "utf8"),
-);
+import { caseName, LAYOUT_CASES, type LayoutModel, layoutModel, promptOf } from "./layout_cases.ts";
+import { checkGolden, goldenOf, run } from "./layout_runs.ts";
 
 const createOrtWasm = ({ path, config }: LayoutModel) =>
   createOrtWasmBackend({ modelDir: path, config, threads: 1, memoryBudgetBytes: 2 ** 32 });
 const createSimd = (activations: "f32" | "int8") => ({ path, config }: LayoutModel) =>
   createSimdBackend({ modelDir: path, config, activations });
 
-/** What a backend makes of a prompt and of ids after it. */
-interface Run {
-  /** Of the prompt, f32 `[tokens, vocab_size]`. */
-  logits: Float32Array;
-  /** The likeliest id after the prompt and after each but the last of `ids`: greedy decoding, while it goes the same way. */
-  greedy: number[];
-}
-
-/** Runs a prompt in two parts, so that several tokens meet a past too, and then `ids` one by one. */
-async function run(backend: Backend, prompt: readonly number[], ids: readonly number[]): Promise<Run> {
-  using cache = backend.createKvCache();
-  const half = Math.floor(prompt.length / 2);
-  const parts: Float32Array[] = [];
-  for (const tokenIds of [prompt.slice(0, half), prompt.slice(half)]) {
-    const [row] = await backend.forward([{ cache, tokenIds, logits: "all" }]);
-    parts.push(row!.logits);
-  }
-  const vocabSize = parts[0]!.length / half;
-  const logits = new Float32Array(prompt.length * vocabSize);
-  logits.set(parts[0]!);
-  logits.set(parts[1]!, half * vocabSize);
-  const greedy = [argmax(logits.subarray(-vocabSize))];
-  for (const id of ids.slice(0, -1)) {
-    const [row] = await backend.forward([{ cache, tokenIds: [id] }]);
-    greedy.push(argmax(row!.logits));
-  }
-  return { logits, greedy };
-}
-
 for (const item of LAYOUT_CASES) {
-  const golden = goldens[caseName(item)]!;
-  const { tolerance } = item;
+  const golden = goldenOf(item);
   describe(caseName(item), () => {
     const exact = [["ort-wasm", createOrtWasm], ["simd with f32 activations", createSimd("f32")]] as const;
     for (const [name, create] of exact) {
       test(`${name} gives onnxruntime-node's logits and greedy tokens`, async () => {
         await using model = await layoutModel(item);
         await using backend = await create(model);
-        const { vocabSize } = model.config;
-        const { logits, greedy } = await run(backend, promptOf(item), golden.greedy);
-        golden.positions.forEach((position, p) =>
-          golden.ids.forEach((id, i) => {
-            const [got, want] = [logits[position * vocabSize + id]!, golden.logits[p]![i]!];
-            assert.ok(Math.abs(got - want) <= tolerance, `token ${position}, logit ${id}: ${got}, ${want}`);
-          })
-        );
-        const other = greedy.flatMap((id, step) => id === golden.greedy[step] ? [] : [golden.margins[step]!]);
-        assert.ok(other.every((margin) => margin <= 2 * tolerance), `not only near-ties: ${other}`);
-        assert.ok(other.length <= 2, `${other.length} near-ties`);
+        const made = await run(backend, promptOf(item), golden.greedy);
+        checkGolden(made, golden, model.config.vocabSize, item.tolerance);
       });
     }
 
@@ -112,7 +60,7 @@ function compare(p: Float32Array, q: Float32Array, vocabSize: number) {
 
 test("a window of 2,047 tokens is kept where the file has it, and nowhere else", () => {
   const cases = LAYOUT_CASES.filter(({ size }) => size === "tiny-wide");
-  const [kept, none] = cases.map((item: LayoutCase) => goldens[caseName(item)]!);
+  const [kept, none] = cases.map(goldenOf);
   // The same weights: equal logits as long as the window reaches back to the first token, others beyond.
   kept!.positions.forEach((position, p) => {
     const difference = Math.max(...kept!.logits[p]!.map((logit, i) => Math.abs(logit - none!.logits[p]![i]!)));

@@ -1,8 +1,9 @@
 import * as ort from "onnxruntime-web";
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult } from "../backend.ts";
-import { LOGITS_POSITIONS, type RewrittenModel } from "./graph_rewrite.ts";
 import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
+import { LOGITS_POSITIONS } from "../ort/pick_positions.ts";
+import type { RewrittenModel } from "./graph_rewrite.ts";
 
 /** Keys and values by layer, as the last run gave them. */
 interface ApiKv {

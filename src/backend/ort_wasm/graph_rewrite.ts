@@ -9,15 +9,14 @@ import {
   DataLocation,
   DataType,
   encodeModel,
-  intAttribute,
   type OnnxModel,
   type OnnxNode,
   type OnnxTensor,
-  tensorValueInfo,
 } from "../../model/onnx_proto.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { fixRotary } from "../ort/fix_rotary.ts";
 import { fuseAttention } from "../ort/fuse_attention.ts";
+import { pickPositions } from "../ort/pick_positions.ts";
 import { pruneGraph } from "../ort/prune_graph.ts";
 import { widenHalf } from "../ort/widen_half.ts";
 
@@ -31,9 +30,6 @@ export interface RewrittenModel {
   /** Name of the last hidden state, an output: f32 `[1, tokens, hidden_size]`. */
   hiddenStates: string;
 }
-
-/** An input that the rewritten graph has beside the model's own: int64 `[positions]`, where logits are wanted. */
-export const LOGITS_POSITIONS = "logits_positions";
 
 /**
  * Bytes of weights in the heap for each form, f16 widened to f32.
@@ -56,8 +52,8 @@ export function weightBytes(decoder: DecoderGraph): Record<WeightForm, number> {
 
 /**
  * Makes a decoder graph one that runs in f32 with GroupQueryAttention, and cheap to run token by token:
- * lm_head gets only the positions in the new input {@linkcode LOGITS_POSITIONS}; the last hidden state becomes an
- * output; attention avoids a slow path ({@linkcode noSink}); and, for `"f32"`, each
+ * lm_head gets only the positions that are wanted, and the last hidden state becomes an output (`pickPositions`);
+ * attention avoids a slow path ({@linkcode noSink}); and, for `"f32"`, each
  * `MatMulNBits` becomes a plain `MatMul` over weights expanded here, because onnxruntime-web 1.30.0 expands them anew in
  * every call (7 to 11 times slower at one token).
  * @param decoder what `model` was read as
@@ -74,7 +70,6 @@ export function rewriteModel(
 ): RewrittenModel {
   const fused = pruneGraph(fixRotary(fuseAttention(original, decoder), decoder));
   const model = widenHalf(fused);
-  const { head: { node: head }, hiddenStates } = decoder;
   const weights = new Map<string, Uint8Array>();
   const byName = initializersByName(fused);
   using files = new TensorFiles(onnxPath);
@@ -113,25 +108,13 @@ export function rewriteModel(
       onProgress?.((index + 1) / products.length);
     });
   }
-  const nodes = model.graph.node.map((node) => {
+  const node = model.graph.node.map((node) => {
     if (node.opType !== "GroupQueryAttention" || node.input[HEAD_SINK]) return replaced.get(node) ?? node;
     const sink = noSink(integer(node, "num_heads"));
     initializers.set(sink.name, sink);
     const input = Array.from({ length: HEAD_SINK }, (_, i) => node.input[i] ?? "");
     return { ...node, input: [...input, sink.name] };
   });
-  const headNode = nodes[model.graph.node.indexOf(head)]!;
-  const picked = "/lm_head/positions/output_0";
-  const gather: OnnxNode = {
-    name: "/lm_head/positions",
-    opType: "Gather",
-    input: [hiddenStates, LOGITS_POSITIONS],
-    output: [picked],
-    attribute: [intAttribute("axis", 1)],
-  };
-  const node = nodes.flatMap((item) =>
-    item === headNode ? [gather, { ...item, input: [picked, ...item.input.slice(1)] }] : [item]
-  );
 
   // What no node reads any more goes, and what stays outside the file is handed over beside it.
   const used = new Set(node.flatMap(({ input }) => input));
@@ -139,25 +122,9 @@ export function rewriteModel(
     if (!used.has(name)) initializers.delete(name);
     else if (!moved.has(name) && isOutside(tensor, byName.get(name))) addWeight(tensor, read(name)!);
   }
-  const rewritten: OnnxModel = {
-    ...model,
-    graph: {
-      ...model.graph,
-      node,
-      initializer: [...initializers.values()],
-      input: [...model.graph.input, tensorValueInfo(LOGITS_POSITIONS, DataType.INT64, ["positions"])],
-      output: [
-        // Its second dimension is no longer the sequence's.
-        ...model.graph.output.map((output) =>
-          output.name === "logits"
-            ? tensorValueInfo("logits", DataType.FLOAT, ["batch_size", "positions", "vocab"])
-            : output
-        ),
-        tensorValueInfo(hiddenStates, DataType.FLOAT, ["batch_size", "sequence_length", "hidden_size"]),
-      ],
-    },
-  };
-  return { graph: encodeModel(rewritten), weights, hiddenStates };
+  const rewritten = { ...model, graph: { ...model.graph, node, initializer: [...initializers.values()] } };
+  const { hiddenStates } = decoder;
+  return { graph: encodeModel(pickPositions(rewritten, decoder)), weights, hiddenStates };
 }
 
 function initializersByName({ graph }: OnnxModel): Map<string, OnnxTensor> {

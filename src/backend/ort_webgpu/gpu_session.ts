@@ -78,7 +78,7 @@ export class GpuSession implements ModelSession {
     const ranking = this.#ranking = new Ranking(device, vocabSize);
     const reads = this.#reads = new ReadBack(device, unsafeRead);
     const { captures, rotary, window } = graph;
-    const ring = captures && rotary && window !== undefined
+    const ring = captures && window !== undefined
       ? new WindowRing({ device, format, pool, runner, rotary, window })
       : undefined;
     this.#steps = new DecodeSteps({ device, vocabSize, runner, ring, ranking, reads, most: ahead });

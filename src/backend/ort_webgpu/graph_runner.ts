@@ -1,7 +1,8 @@
 import type * as ort from "onnxruntime-web/jspi";
 import type { KvFormat } from "./gpu_kv.ts";
 import type { KvBuffers, KvPool } from "./kv_pool.ts";
-import { LOGITS_POSITIONS, SEQLENS_K, TOTAL_LENGTH } from "./gpu_graph.ts";
+import { LOGITS_POSITIONS } from "../ort/pick_positions.ts";
+import { SEQLENS_K, TOTAL_LENGTH } from "./gpu_graph.ts";
 import { Usage } from "./gpu_usage.ts";
 import { captured, UNCAPTURED } from "./graph_capture.ts";
 import type { LoadedGraph } from "./loaded_graph.ts";
@@ -73,6 +74,7 @@ export class GraphRunner {
     device.queue.writeBuffer(this.#totalLength, 0, new Int32Array([total]));
     const on = (buffer: GPUBuffer, dataType: "int32" | "int64" | "float32" | "float16", dims: number[]) =>
       Tensor.fromGpuBuffer(buffer, { dataType, dims });
+    const floats = half ? "float16" : "float32";
     const feeds: Record<string, ort.Tensor> = {
       input_ids: on(ids, "int64", [1, tokens]),
       [SEQLENS_K]: on(this.#lastPosition, "int32", [1]),
@@ -85,16 +87,10 @@ export class GraphRunner {
     const fetches: Record<string, ort.Tensor> = {
       logits: on(logits, "float32", [1, positions.count, config.vocabSize]),
     };
-    if (hiddenStates) {
-      const type = half ? "float16" : "float32";
-      fetches[graph.hiddenStates] = on(hiddenStates, type, [1, tokens, config.hiddenSize]);
-    }
-    if (graph.rotary) {
-      const { cos, sin, dims } = graph.rotary;
-      const type = half ? "float16" : "float32";
-      feeds[cos.name] = on(rotary?.cos ?? cos.buffer, type, dims);
-      feeds[sin.name] = on(rotary?.sin ?? sin.buffer, type, dims);
-    }
+    if (hiddenStates) fetches[graph.hiddenStates] = on(hiddenStates, floats, [1, tokens, config.hiddenSize]);
+    const { cos, sin, dims } = graph.rotary;
+    feeds[cos.name] = on(rotary?.cos ?? cos.buffer, floats, dims);
+    feeds[sin.name] = on(rotary?.sin ?? sin.buffer, floats, dims);
     this.#kvNames.forEach(({ past, present }, i) => feeds[past] = fetches[present] = kv.tensors[i]!);
     const graphId = replay && graph.captures ? pool.graphId(kv) : undefined;
     await graph.session.run(feeds, fetches, graphId === undefined ? UNCAPTURED : captured(graphId));

@@ -52,7 +52,8 @@ await serveThread(async (onProgress, fail) => {
   });
   const ort = await loadOnnxRuntime();
   const products = activations === "auto" ? (half ? "int8" : "f32") : activations;
-  const load = (captures: boolean) => loadGraph({ ort, device, onnxPath, half, activations: products }, captures);
+  const load = (captures: boolean) =>
+    loadGraph({ ort, device, onnxPath, config, half, activations: products }, captures);
   const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };
   onProgress("uploading weights", 0);
   const session = await GpuSession.create(load, options);

@@ -1,7 +1,8 @@
-import { readFileSync } from "node:fs";
 import type * as ort from "onnxruntime-web/jspi";
 import { ModelFileError, OutOfMemoryError } from "../../errors.ts";
-import { decodeModel } from "../../model/onnx_proto.ts";
+import { readDecoderGraph } from "../../model/decoder_graph.ts";
+import type { ModelConfig } from "../../model/model_config.ts";
+import { readOnnx } from "../../model/read_onnx.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { rewriteForGpu, type RotaryTables } from "./gpu_graph.ts";
 import { Usage } from "./gpu_usage.ts";
@@ -14,15 +15,14 @@ export interface LoadedGraph {
   session: ort.InferenceSession;
   /** Name of the last hidden state, an output. */
   hiddenStates: string;
-  /** Tokens that attention looks back on, the query included; `undefined` for all. */
+  /** Tokens that attention looks back on, the query included; `undefined` for all that the context has. */
   window: number | undefined;
-  /** `undefined` where attention has no tables. */
-  rotary: LoadedRotary | undefined;
+  rotary: LoadedRotary;
   /** Whether runs can be captured. */
   captures: boolean;
 }
 
-/** Rotary tables on the GPU, `[positions, head_dim / 2]` each; they live as long as the device. */
+/** Rotary tables on the GPU, `[positions, rotary_dim / 2]` each; they live as long as the device. */
 export interface LoadedRotary {
   cos: { name: string; buffer: GPUBuffer };
   sin: { name: string; buffer: GPUBuffer };
@@ -35,30 +35,26 @@ export interface LoadGraphOptions {
   device: GPUDevice;
   /** The `.onnx` file; its external data lies beside it. */
   onnxPath: string;
+  config: ModelConfig;
   half: boolean;
   activations: "f32" | "int8";
 }
 
 /**
  * Reads a model into the GPU's memory. Nothing is compiled yet: shaders are by the first passes.
- * @throws {ModelFileError} when the model's files are damaged, or onnxruntime refuses the graph
+ * @throws {ModelFileError} before a weight is read, when the graph is no decoder that we know; when the model's files are
+ *   damaged, or onnxruntime refuses the graph
  * @throws {OutOfMemoryError} when the weights do not fit the GPU
  */
 export async function loadGraph(
-  { ort, device, onnxPath, half, activations }: LoadGraphOptions,
+  { ort, device, onnxPath, config, half, activations }: LoadGraphOptions,
   captures: boolean,
 ): Promise<LoadedGraph> {
-  let bytes: Uint8Array;
-  try {
-    bytes = readFileSync(onnxPath);
-  } catch (cause) {
-    throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
+  const model = readOnnx(onnxPath);
+  const decoder = readDecoderGraph(model, config);
   using files = new TensorFiles(onnxPath);
-  const { graph, weights, hiddenStates, window, rotary } = rewriteForGpu(decodeModel(bytes), files, {
-    half,
-    activations,
-  });
+  const { graph, weights, hiddenStates, rotary } = rewriteForGpu(model, decoder, files, { half, activations });
+  const window = decoder.window !== undefined && decoder.window < config.contextLength ? decoder.window : undefined;
   const options: ort.InferenceSession.SessionOptions = {
     executionProviders: [{ name: "webgpu", device }],
     preferredOutputLocation: "gpu-buffer",
@@ -67,7 +63,7 @@ export async function loadGraph(
   };
   try {
     const session = await ort.InferenceSession.create(graph, captures ? withCapture(options) : options);
-    return { session, hiddenStates, window, rotary: rotary && uploadRotary(device, rotary), captures };
+    return { session, hiddenStates, window, rotary: uploadRotary(device, rotary), captures };
   } catch (cause) {
     const message = (cause as Error).message ?? String(cause);
     if (/memory|alloc/i.test(message)) {

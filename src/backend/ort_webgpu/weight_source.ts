@@ -1,20 +1,35 @@
 import { ModelFileError } from "../../errors.ts";
+import { asFloats } from "../../model/float_bytes.ts";
+import { DataType } from "../../model/onnx_proto.ts";
 import type { TensorBytes } from "../../model/tensor_bytes.ts";
 
 /** Bytes read at a time when a weight is handed over: all that loading holds of it. */
 const CHUNK_BYTES = 4 * 2 ** 20;
+
+/** A constant as it is read: elements of a type that need not be the graph's. */
+export interface Constant {
+  /** One of {@linkcode DataType}. */
+  dataType: number;
+  bytes: TensorBytes;
+}
+
+/**
+ * A constant's elements as `dataType`, converted where they are read.
+ * @param name of the tensor, for the error
+ * @throws {ModelFileError} from `read`, when an f32 is beyond what f16 holds
+ */
+export function bytesAs(dataType: number, { dataType: from, bytes }: Constant, name: string): TensorBytes {
+  if (dataType === from) return bytes;
+  return dataType === DataType.FLOAT ? asFloats({ dataType: from }, bytes) : halfOf(bytes, name);
+}
 
 /** The bytes from `from` on, `length` of them. */
 export function sliceOf(source: TensorBytes, from: number, length: number): TensorBytes {
   return { length, read: (at, into) => source.read(from + at, into) };
 }
 
-/**
- * f32 elements as f16, rounded to nearest, converted where they are read.
- * @param name of the tensor, for the error
- * @throws {ModelFileError} from `read`, when an element is beyond what f16 holds
- */
-export function halfOf(source: TensorBytes, name: string): TensorBytes {
+/** f32 elements as f16, rounded to nearest. */
+function halfOf(source: TensorBytes, name: string): TensorBytes {
   return {
     length: source.length / 2,
     read: (at, into) => {

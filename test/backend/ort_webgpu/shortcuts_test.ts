@@ -19,7 +19,8 @@ test("steps of decode are replayed, not encoded anew, on each set of buffers", {
     avoidMappedUploads(device);
     const ort = await loadOnnxRuntime();
     const session = await GpuSession.create(
-      (captures) => loadGraph({ ort, device, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
+      (captures) =>
+        loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
       { ort, device, deviceName: found.name, config, half: false, capture, ahead: 0, unsafeRead: false },
     );
     let made = 0;
