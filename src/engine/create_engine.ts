@@ -66,7 +66,8 @@ async function load(
   options: CreateEngineOptions,
   folder?: { dataDir: string; lock: FolderLock },
 ): Promise<Engine> {
-  const model = await openModel(options.model, options.onTransfer);
+  const floats = options.backend === "ort-webgpu" ? "f16" : "f32";
+  const model = await openModel(options.model, { floats, onTransfer: options.onTransfer });
   const freeBytes = availableMemoryBytes();
   const backend = await selectBackend(options.backend ?? "auto", {
     model,

@@ -1,6 +1,6 @@
 import { findHubModel } from "../hub/find_model.ts";
+import type { PullOptions } from "../hub/pull_model.ts";
 import { isRepoName } from "../hub/repo_name.ts";
-import type { TransferState } from "../hub/transfer_meter.ts";
 import { localModelPath, type ModelFolder, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
 
 /**
@@ -11,10 +11,10 @@ import { localModelPath, type ModelFolder, readModelFolder, resolveModelPath } f
  */
 export async function openModel(
   model: string | undefined,
-  onTransfer?: (state: TransferState) => void,
+  options: Pick<PullOptions, "floats" | "onTransfer"> = {},
 ): Promise<ModelFolder> {
   if (model !== undefined && await localModelPath(model) === undefined && isRepoName(model)) {
-    const { path, name } = await findHubModel(model, { onTransfer });
+    const { path, name } = await findHubModel(model, options);
     return await readModelFolder(path, name);
   }
   return await readModelFolder(await resolveModelPath(model));

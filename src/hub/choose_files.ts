@@ -1,4 +1,5 @@
 import { DownloadError } from "../errors.ts";
+import type { FloatType } from "../model/onnx_file.ts";
 import type { RemoteFile } from "./repo_files.ts";
 
 /** The files of a model that Hearth reads. */
@@ -31,12 +32,18 @@ interface Graph {
  * Chooses a graph, its external data, and the configuration beside it. A model may have a dozen graphs of gigabytes.
  * @param variant `q4`, `q4f16`, … for `onnx/model_<variant>.onnx`, or a folder with a `genai_config.json`.
  *   @default `q4`, else int4 for CPUs, else `q4f16`
+ * @param floats `"f16"`: without a variant it is `q4f16`, if there is one
  * @throws {DownloadError} naming the variants there are, or the file that is missing
  */
-export function chooseFiles(name: string, all: readonly RemoteFile[], variant?: string): ChosenFiles {
+export function chooseFiles(
+  name: string,
+  all: readonly RemoteFile[],
+  variant?: string,
+  floats: FloatType = "f32",
+): ChosenFiles {
   const byPath = new Map(all.map((file) => [file.path, file]));
   const graphs = all.map(({ path }) => graphAt(path, byPath)).filter((graph) => graph !== undefined);
-  const graph = variant === undefined ? preferred(graphs) : graphs.find((graph) => named(graph, variant));
+  const graph = variant === undefined ? preferred(graphs, floats) : graphs.find((graph) => named(graph, variant));
   if (!graph) {
     const there = graphs.map(({ variant }) => variant).join(", ");
     throw new DownloadError(
@@ -65,8 +72,9 @@ function graphAt(path: string, all: ReadonlyMap<string, RemoteFile>): Graph | un
 const named = ({ variant }: Graph, wanted: string) => variant === wanted || variant.endsWith(`/${wanted}`);
 
 /** int4 for CPUs in the order of what it costs to run here; accuracy level 4 is int8 activations, as `simd` has them. */
-function preferred(graphs: readonly Graph[]): Graph | undefined {
-  const order = [/^q4$/, /cpu-int4.*acc-level-4$/, /cpu-int4/, /^q4f16$/, /^genai$/];
+function preferred(graphs: readonly Graph[], floats: FloatType): Graph | undefined {
+  const first = floats === "f16" ? [/^q4f16$/] : [];
+  const order = [...first, /^q4$/, /cpu-int4.*acc-level-4$/, /cpu-int4/, /^q4f16$/, /^genai$/];
   for (const pattern of order) {
     const graph = graphs.find(({ variant }) => pattern.test(variant));
     if (graph) return graph;

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { FloatType } from "../model/onnx_file.ts";
 import { CacheLayout, sizeOf } from "./cache_layout.ts";
 import { chooseFiles } from "./choose_files.ts";
 import { downloadBlob } from "./download_blob.ts";
@@ -13,6 +14,8 @@ import { TransferMeter, type TransferState } from "./transfer_meter.ts";
 export interface PullOptions extends HubFetchOptions {
   /** Which graph: see {@linkcode chooseFiles}. */
   variant?: string;
+  /** What the model is to be run in; decides where no variant was asked for. @default "f32" */
+  floats?: FloatType;
   /** How long a connection may be silent, in milliseconds. @default 30000 */
   stallMs?: number;
   /** Called when bytes came. */
@@ -47,7 +50,7 @@ export async function pullModel(
   const { name, revision } = repo;
   const fetch = hubFetch(settings, options);
   const { commit, files: all } = await listRepoFiles(repo, settings, fetch);
-  const { folder, variant, files } = chooseFiles(name, all, options.variant);
+  const { folder, variant, files } = chooseFiles(name, all, options.variant, options.floats);
   const cache = new CacheLayout(settings.cacheDir, name);
   const missing = await missingBlobs(cache, files);
   const wanted = missing.reduce((sum, { file, there }) => sum + file.size - there, 0);

@@ -4,7 +4,13 @@ import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
 import { insideFolder } from "./external_tensor.ts";
 
-const HUB_FILES = ["model_q4.onnx", "model_q4f16.onnx"].map((name) => join("onnx", name));
+/** What a graph has beside its int4 weights, and what a backend computes in. */
+export type FloatType = "f32" | "f16";
+
+const HUB_FILES: Readonly<Record<FloatType, string>> = {
+  f32: join("onnx", "model_q4.onnx"),
+  f16: join("onnx", "model_q4f16.onnx"),
+};
 const GENAI_CONFIG = "genai_config.json";
 const genaiConfig = z.object({ model: z.object({ decoder: z.object({ filename: z.string().min(1) }) }) });
 
@@ -12,14 +18,18 @@ const genaiConfig = z.object({ model: z.object({ decoder: z.object({ filename: z
  * The int4 graph of a model folder: `onnx/model_q4.onnx` or `onnx/model_q4f16.onnx` as transformers.js has them, or what
  * `genai_config.json` names, as onnxruntime-genai has it.
  * https://onnxruntime.ai/docs/genai/reference/config.html
+ * @param floats which of the first two, where there are both: nothing is rounded or widened then, and an f16 one is smaller
  * @throws {ModelFileError} when there is neither
  */
-export function onnxFile(modelDir: string): string {
-  const hubPath = HUB_FILES.map((name) => join(modelDir, name)).find((path) => existsSync(path));
+export function onnxFile(modelDir: string, floats: FloatType = "f32"): string {
+  const hubFiles = [HUB_FILES[floats], HUB_FILES.f32, HUB_FILES.f16];
+  const hubPath = hubFiles.map((name) => join(modelDir, name)).find((path) => existsSync(path));
   if (hubPath !== undefined) return hubPath;
   const configPath = join(modelDir, GENAI_CONFIG);
   if (!existsSync(configPath)) {
-    throw new ModelFileError(`Cannot find a graph in ${modelDir}: wanted ${[...HUB_FILES, GENAI_CONFIG].join(" or ")}`);
+    throw new ModelFileError(
+      `Cannot find a graph in ${modelDir}: wanted ${[...Object.values(HUB_FILES), GENAI_CONFIG].join(" or ")}`,
+    );
   }
   let json: unknown;
   try {

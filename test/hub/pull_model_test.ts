@@ -75,6 +75,8 @@ describe("pullModel()", () => {
     const { path, variant } = await pull({ variant: "q4f16" });
     assert.equal(variant, "q4f16");
     assert.deepEqual((await readdir(join(path, "onnx"))).sort(), ["model_q4f16.onnx", "model_q4f16.onnx_data"]);
+    assert.equal((await pull({ floats: "f16" })).variant, "q4f16", "for what computes in f16");
+    assert.equal((await pull({ floats: "f16", variant: "q4" })).variant, "q4", "but what was asked for");
     await rejectsSaying(pull({ variant: "q1" }), /no ONNX graph "q1", wanted --variant of q4, q4f16$/);
   });
 
@@ -90,6 +92,7 @@ describe("pullModel()", () => {
     assert.equal(variant, "cpu/cpu-int4-rtn-block-32-acc-level-4");
     assert.equal(path, join(cache().snapshot(commit), variant));
     assert.equal((await readdir(path)).length, 6);
+    assert.equal((await pull({ floats: "f16" })).variant, variant, "where there is no q4f16");
     assert.equal((await pull({ variant: "cpu-int4-rtn-block-32" })).variant, "cpu/cpu-int4-rtn-block-32");
   });
 

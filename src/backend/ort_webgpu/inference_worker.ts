@@ -1,6 +1,7 @@
 import { workerData } from "node:worker_threads";
 import { BackendUnavailableError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
+import { onnxFile } from "../../model/onnx_file.ts";
 import { serveThread } from "../serve_thread.ts";
 import { avoidMappedUploads } from "./deno_uploads.ts";
 import { findAdapter, openDevice } from "./gpu_device.ts";
@@ -18,8 +19,8 @@ export interface UnsafeOptions {
 
 /** What the thread needs to load a model; handed over as `workerData`. */
 export interface LoadOptions {
-  /** The `.onnx` file; its external data lies beside it. */
-  onnxPath: string;
+  /** The model folder: of two graphs it takes the one that has what it computes in. */
+  modelDir: string;
   config: ModelConfig;
   /** How weights, activations and KV are held. `"auto"` takes f16 where shaders have it. */
   precision: "auto" | "f16" | "f32";
@@ -37,7 +38,7 @@ export interface LoadOptions {
 }
 
 await serveThread(async (onProgress, fail) => {
-  const { onnxPath, config, precision, activations, capture, ahead, unsafe, software, loseAfter } =
+  const { modelDir, config, precision, activations, capture, ahead, unsafe, software, loseAfter } =
     workerData as LoadOptions;
   const found = await findAdapter(unsafe.unvalidated);
   if (found.software && !software) {
@@ -52,6 +53,7 @@ await serveThread(async (onProgress, fail) => {
   });
   const ort = await loadOnnxRuntime();
   const products = activations === "auto" ? (half ? "int8" : "f32") : activations;
+  const onnxPath = onnxFile(modelDir, half ? "f16" : "f32");
   const load = (captures: boolean) =>
     loadGraph({ ort, device, onnxPath, config, half, activations: products }, captures);
   const options = { ort, device, deviceName: found.name, config, half, capture, ahead, unsafeRead: unsafe.read };

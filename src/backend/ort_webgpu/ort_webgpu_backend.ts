@@ -1,5 +1,4 @@
 import type { ModelConfig } from "../../model/model_config.ts";
-import { onnxFile } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
@@ -61,7 +60,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
     loseAfter,
   } = options;
   const load: LoadOptions = {
-    onnxPath: onnxFile(modelDir),
+    modelDir,
     config,
     precision,
     activations,
