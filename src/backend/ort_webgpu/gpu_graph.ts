@@ -17,6 +17,7 @@ import { shapeEmbedding } from "../ort/shape_embedding.ts";
 import { widenHalf } from "../ort/widen_half.ts";
 import { encodeGpuGraph } from "./encode_gpu_graph.ts";
 import { expandFloatZeroPoints } from "./expand_weights.ts";
+import { packProjections } from "./pack_projections.ts";
 import { splitProducts } from "./split_products.ts";
 import { bytesAs, type Constant } from "./weight_source.ts";
 
@@ -62,8 +63,8 @@ export interface GpuGraphOptions {
 
 /**
  * Makes a decoder graph one that runs on the GPU alone, step by step the same arithmetic: attention is
- * GroupQueryAttention and has its lengths as inputs instead of a mask that the CPU makes, gate and up are two products,
- * lm_head sees the wanted positions only, no product rounds its activations to int8 unless it may, and everything but
+ * GroupQueryAttention and has its lengths as inputs instead of a mask that the CPU makes, q, k and v are one product, gate and up
+ * are two, lm_head sees the wanted positions only, no product rounds its activations to int8 unless it may, and everything but
  * lm_head is f16 where wanted, whatever the file has.
  * @param decoder what `original` was read as
  * @param files where the weights are read from when onnxruntime asks for them: to be open until then
@@ -92,6 +93,7 @@ export function rewriteForGpu(
   };
   expandFloatZeroPoints(graph);
   splitProducts(graph);
+  packProjections(graph);
   if (activations === "f32") keepActivations(graph);
   if (half) halve(graph);
   const rotary = rotaryAsInputs(graph, decoder);

@@ -28,6 +28,22 @@ export function sliceOf(source: TensorBytes, from: number, length: number): Tens
   return { length, read: (at, into) => source.read(from + at, into) };
 }
 
+/** The bytes of several, one after the other. */
+export function joinOf(sources: readonly TensorBytes[]): TensorBytes {
+  return {
+    length: sources.reduce((sum, { length }) => sum + length, 0),
+    read: (at, into) => {
+      let start = 0;
+      for (const source of sources) {
+        const from = Math.max(at, start);
+        const to = Math.min(at + into.length, start + source.length);
+        if (from < to) source.read(from - start, into.subarray(from - at, to - at));
+        start += source.length;
+      }
+    },
+  };
+}
+
 /** f32 elements as f16, rounded to nearest. */
 function halfOf(source: TensorBytes, name: string): TensorBytes {
   return {

@@ -52,6 +52,8 @@ describe("rewriteForGpu()", () => {
         assert.deepEqual(graph.node.filter(({ opType }) => !ON_THE_GPU.has(opType)), []);
         const { numHiddenLayers: layers } = model.config;
         assert.equal(graph.node.filter(({ opType }) => opType === "GroupQueryAttention").length, layers);
+        // qkv, o, gate, up and down, and lm_head.
+        assert.equal(graph.node.filter(({ opType }) => opType === "MatMulNBits").length, 5 * layers + 1);
         const lengths = ["seqlens_k", "total_sequence_length"];
         const past = Array.from({ length: layers }, (_, i) => ["key", "value"].map((k) => `past_key_values.${i}.${k}`));
         const inputs = graph.input.map(({ name }) => name).sort();
