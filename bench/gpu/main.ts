@@ -1,15 +1,19 @@
 /**
  * What a GPU gives, one configuration of `ort-webgpu` after another, each on a session of its own:
  *
- *   (bun | deno run -A) bench/gpu/main.ts --model folder [--reference file] [--out file] [--only name,…] [--seconds N] [--quick]
+ *   (bun | deno run -A) bench/gpu/main.ts --model folder [--layout web] [--reference file] [--out file] [--only name;…]
+ *                                         [--seconds N] [--quick]
  *   … --model folder --make-reference file      greedy ids of `simd` with f32 activations, to compare by; needs no GPU
  *
+ * With `--layout` a folder that is not there is written first: the full-size synthetic Phi-3 as it is published so.
  * Each result is printed as it comes, a line of JSON; `--out` gets all of them. Ids are compared first, then timed. No
  * configuration is begun after `--seconds`.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { DiskStore } from "../../models/file_store.ts";
+import { type Layout, LAYOUTS, writeSyntheticOnnx } from "../../models/synthetic_model.ts";
 import { createOrtWebgpuBackend, type OrtWebgpuOptions } from "../../src/backend/ort_webgpu/ort_webgpu_backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
@@ -22,6 +26,7 @@ const { values: flags } = parseArgs({
     model: { type: "string" },
     reference: { type: "string" },
     "make-reference": { type: "string" },
+    layout: { type: "string" },
     out: { type: "string" },
     only: { type: "string" },
     seconds: { type: "string", default: "3600" },
@@ -31,6 +36,17 @@ const { values: flags } = parseArgs({
 if (!flags.model) {
   console.error("Cannot measure: no model came, wanted --model folder");
   process.exit(1);
+}
+
+if (flags.layout && !existsSync(flags.model)) {
+  if (!Object.hasOwn(LAYOUTS, flags.layout)) {
+    console.error(`Cannot measure: layout ${flags.layout}, wanted ${Object.keys(LAYOUTS).join(" or ")}`);
+    process.exit(1);
+  }
+  // Its name comes last: a folder that is there is whole.
+  using store = new DiskStore(`${flags.model}.part`);
+  writeSyntheticOnnx(store, { size: "phi-3-mini", seed: 0 }, flags.layout as Layout);
+  renameSync(`${flags.model}.part`, flags.model);
 }
 
 type Configuration = Pick<OrtWebgpuOptions, "precision" | "activations" | "capture" | "unsafe"> & {
