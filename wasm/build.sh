@@ -42,10 +42,11 @@ export RUSTC_BOOTSTRAP=1 # build-std and wasm assembly are unstable
 # No path of this machine goes into the binary: the same source gives the same bytes everywhere.
 paths="--remap-path-prefix=$PWD=/hearth/wasm --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo
   --remap-path-prefix=$sysroot=/rust -Zlocation-detail=none"
-shared="-Ctarget-feature=+atomics -Clink-arg=--shared-memory -Clink-arg=--import-memory
+shared="-Ctarget-feature=+atomics -Clink-arg=--shared-memory
   -Clink-arg=--export=__wasm_init_tls -Clink-arg=--export=__tls_size -Clink-arg=--export=__tls_align
   -Clink-arg=--export=__tls_base"
-common="-Ctarget-feature=+bulk-memory,+mutable-globals,+simd128 -Clink-arg=--max-memory=4294967296 $paths"
+common="-Ctarget-feature=+bulk-memory,+mutable-globals,+simd128 -Clink-arg=--max-memory=4294967296
+  -Clink-arg=--import-memory $paths"
 
 build() {
   case $1 in

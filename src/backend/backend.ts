@@ -93,6 +93,8 @@ export interface BackendInfo {
   rowInvariant: boolean;
   /** Whether a forked cache shares memory with its origin until one of them is written. */
   kvShares: boolean;
+  /** KV memory that there can be, in bytes. @default not known */
+  kvRoomBytes?: number;
   /** Prompt tokens of a pass that make good use of it. @default 128 */
   prefillTokens?: number;
   /** Whether it shows the inside of attention ({@linkcode ForwardRow.inspect}). */

@@ -25,6 +25,8 @@ export interface ModelSession {
   readonly detail: string;
   /** Bytes of WASM memory, weights and KV; 0 where that cannot be told. */
   readonly heapBytes: number;
+  /** KV memory that there can be, in bytes; absent where that cannot be told. */
+  readonly kvRoomBytes?: number;
   /** Rows that one pass takes at most. */
   readonly rowsPerPass: number;
   /**

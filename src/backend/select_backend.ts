@@ -25,6 +25,8 @@ export interface SelectBackendOptions {
   webgpuUnsafe?: Partial<UnsafeOptions>;
   /** Memory for weights, in bytes. */
   memoryBudgetBytes: number;
+  /** What the heap of `simd` can grow to, in bytes. @default 4 GiB */
+  maxHeapBytes?: number;
   onProgress?: (step: string, fraction: number) => void;
   /** Called when the thread that runs the model died, before it is replaced. */
   onCrash?: (error: Error) => void;

@@ -91,8 +91,8 @@ export async function serveThread(
         await end(session, 1);
       });
     });
-    const { detail, device, heapBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
-    reply({ type: "ready", kind, detail, device, heapBytes, threads, rowsPerPass, kvUnit });
+    const { detail, device, heapBytes, kvRoomBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
+    reply({ type: "ready", kind, detail, device, heapBytes, kvRoomBytes, threads, rowsPerPass, kvUnit });
   } catch (error) {
     replyError(error);
   }

@@ -38,6 +38,7 @@ export type Reply =
     detail: string;
     device: string | undefined;
     heapBytes: number;
+    kvRoomBytes: number | undefined;
     threads: number;
     rowsPerPass: number;
     /** As many bytes of KV may be taken at a time; `undefined` where it is all or nothing. */

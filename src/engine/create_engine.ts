@@ -30,6 +30,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   webgpuUnsafe?: Partial<UnsafeOptions>;
   /** Memory for weights, in bytes: decides the form they are held in. @default 70% of what is free */
   memoryBudgetBytes?: number;
+  /** What the heap of `simd` can grow to, in bytes: weights, KV and the numbers of a pass. @default 4 GiB */
+  maxHeapBytes?: number;
   /** Folder to keep sessions in, across restarts. One process at a time. @default none: they are in memory only */
   dataDir?: string;
   /** Called with what was found in `dataDir`. */
@@ -76,6 +78,7 @@ async function load(
     activations: options.activations,
     webgpuUnsafe: options.webgpuUnsafe,
     memoryBudgetBytes: options.memoryBudgetBytes ?? freeBytes * 0.7,
+    maxHeapBytes: options.maxHeapBytes,
     onProgress: options.onProgress,
     onCrash: options.onCrash,
   });
@@ -99,10 +102,11 @@ async function load(
 }
 
 /**
- * A fifth of what is free, and never so much that KV and weights outgrow a 4 GiB WASM heap. What a GPU has free WebGPU
- * does not tell: there it is room for two streams as long as the context.
+ * A fifth of what is free, and never more than the heap leaves. What a GPU has free WebGPU does not tell: there it is
+ * room for two streams as long as the context.
  */
 function defaultKvBudgetBytes(backend: Backend, contextLength: number, freeBytes: number): number {
-  if (backend.info.device !== undefined) return 2 * backend.kvBytes(contextLength);
-  return Math.min(1.5 * 2 ** 30, Math.max(64 * 2 ** 20, freeBytes * 0.2));
+  const { device, kvRoomBytes = Infinity } = backend.info;
+  if (device !== undefined) return 2 * backend.kvBytes(contextLength);
+  return Math.min(kvRoomBytes, 1.5 * 2 ** 30, Math.max(64 * 2 ** 20, freeBytes * 0.2));
 }

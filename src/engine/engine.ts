@@ -139,6 +139,7 @@ export class Engine implements AsyncDisposable {
     const generation = new Generation({
       backend: this.backend,
       passes: this.#passes,
+      withRoom: (pass) => this.#host.tiers.withRoom(pass),
       turn,
       startedAt,
       useCache,

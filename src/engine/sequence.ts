@@ -10,6 +10,8 @@ export interface SequenceParts {
   backend: Pick<Backend, "createKvCache" | "recover">;
   /** Runs the passes, shared with other sequences. */
   passes: PassScheduler;
+  /** Runs a pass, again where giving up others' KV makes room for it. */
+  withRoom<T>(pass: () => Promise<T>): Promise<T>;
   promptIds: readonly number[];
   /** This sequence's alone. Its cache holds its `ids`, a proper prefix of `promptIds`. */
   kv: SessionKv;
@@ -178,11 +180,11 @@ export class Sequence {
   }
 
   async #pass(row: ForwardRow): Promise<RowResult> {
-    const { passes, signal, top } = this.#parts;
+    const { passes, withRoom, signal, top } = this.#parts;
     signal.throwIfAborted();
     this.#inPass = true;
     try {
-      return await passes.forward({ ...row, top }, signal);
+      return await withRoom(() => passes.forward({ ...row, top }, signal));
     } finally {
       this.#inPass = false;
     }

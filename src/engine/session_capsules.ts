@@ -76,7 +76,7 @@ async function takeKv(
 ): Promise<KvRefusal | undefined> {
   try {
     await tiers.reserve(session, backend.kvBytes(tokens));
-    session.kv.cache = await backend.importKv(slices(data), tokens);
+    session.kv.cache = await tiers.withRoom(() => backend.importKv(slices(data), tokens));
   } catch (error) {
     if (error instanceof RangeError) return "invalid";
     if (error instanceof OutOfMemoryError || error instanceof BackendUnavailableError) return "no_room";

@@ -17,6 +17,8 @@ export interface ServerOptions {
   backend: BackendChoice;
   kv: KvType;
   activations: ActivationType;
+  /** What the heap of `simd` can grow to. @default 4 GiB */
+  maxHeapBytes: number | undefined;
   /** What `ort-webgpu` may do of what is not documented, or not checked. */
   webgpuUnsafe: UnsafeOptions;
   /** @default "auto" */
@@ -41,6 +43,7 @@ const environment = z.object({
   BACKEND: z.enum(["auto", "ort-webgpu", "simd", "ort-wasm"]).default("auto"),
   KV: z.enum(["f32", "int8"]).default("f32"),
   ACTIVATIONS: z.enum(["int8", "f32"]).default("int8"),
+  MAX_HEAP_MIB: integer(8, 4096).optional(),
   WEBGPU_UNSAFE: z.string().transform((value) => value.split(",").map((item) => item.trim())).pipe(
     z.array(z.enum(["read", "unvalidated"])),
   ).default([]),
@@ -55,8 +58,8 @@ const environment = z.object({
 const SECRET: ReadonlySet<string> = new Set(["API_KEY", "API_KEYS", "SESSION_KEY"]);
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS WEBGPU_UNSAFE PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR SESSION_KEY`.
- * An empty variable counts as absent.
+ * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS MAX_HEAP_MIB WEBGPU_UNSAFE PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR
+ * SESSION_KEY`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -69,7 +72,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
   const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, API_KEYS } = parsed.data;
-  const { DATA_DIR, SESSION_KEY, WEBGPU_UNSAFE } = parsed.data;
+  const { DATA_DIR, SESSION_KEY, WEBGPU_UNSAFE, MAX_HEAP_MIB } = parsed.data;
   const apiKeys = API_KEYS === undefined ? [] : parseApiKeys(API_KEYS);
   if (API_KEY && apiKeys.some(({ key }) => key === API_KEY)) {
     throw new RangeError(`Cannot use API_KEYS="…": it has the key that API_KEY has`);
@@ -88,6 +91,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     backend: BACKEND,
     kv: KV,
     activations: ACTIVATIONS,
+    maxHeapBytes: MAX_HEAP_MIB === undefined ? undefined : MAX_HEAP_MIB * 2 ** 20,
     webgpuUnsafe: { read: WEBGPU_UNSAFE.includes("read"), unvalidated: WEBGPU_UNSAFE.includes("unvalidated") },
     promptLookup: PROMPT_LOOKUP,
     apiKey: API_KEY,

@@ -87,6 +87,24 @@ export class KvTiers {
     }
   }
 
+  /**
+   * Runs what takes backend memory, again and again as long as the backend has less than the budget says and there is
+   * idle KV to give up, least recently used first.
+   * @param work leaves everything as it was when it throws an {@linkcode OutOfMemoryError}
+   * @throws what `work` throws
+   */
+  async withRoom<T>(work: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await work();
+      } catch (error) {
+        if (!(error instanceof OutOfMemoryError)) throw error;
+        if (this.#leaving.size === 0 && !this.#evictOne()) throw error;
+        await Promise.race(this.#leaving.values());
+      }
+    }
+  }
+
   /** Ends a hold: the session is the most recently used, and idle. */
   release(session: Session): void {
     this.#members.release(session);
@@ -110,7 +128,7 @@ export class KvTiers {
     if (!parked) return false;
     const startedAt = performance.now();
     try {
-      kv.cache = await this.#backend.importKv(this.#parked.read(session), parked.tokens);
+      kv.cache = await this.withRoom(() => this.#backend.importKv(this.#parked.read(session), parked.tokens));
       if (kv.cache.length > kv.ids.length) kv.cache.truncate(kv.ids.length);
     } catch {
       // Nothing is lost but time: the turn evaluates the ids.

@@ -11,6 +11,7 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     backend: "auto",
     kv: "f32",
     activations: "int8",
+    maxHeapBytes: undefined,
     webgpuUnsafe: { read: false, unvalidated: false },
     promptLookup: "auto",
     apiKey: undefined,

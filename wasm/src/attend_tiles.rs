@@ -7,6 +7,7 @@
 
 use crate::attention::{attend, finish, merge, scratch_floats, state_floats, AttentionShape, Query, QUERIES, SEGMENT};
 use crate::kv::{BlockPool, BLOCK_TOKENS};
+use crate::memory::reserve;
 use crate::row::Row;
 use crate::threads::{self, for_parts, Shared};
 
@@ -48,6 +49,23 @@ struct Unit {
     state: usize,
 }
 
+/// Makes room in the `scratch` of `attend_tiles`. Returns false when the memory is not there.
+pub fn reserve_scratch(scratch: &mut Vec<f32>, tiles: &[Tile], shape: &AttentionShape, weights: bool) -> bool {
+    let apart = apart(tiles, weights);
+    reserve(scratch, scratch_len(shape, tiles, &units(tiles, shape, apart)))
+}
+
+/// Numbers that threads keep while they attend: some each, and the states of all units.
+fn scratch_len(shape: &AttentionShape, tiles: &[Tile], units: &[Unit]) -> usize {
+    let states = units.last().map_or(0, |unit| unit.state + unit.heads.len() * tiles[unit.tile].count);
+    threads::count() * scratch_floats(shape.head_dim) + states * state_floats(shape.head_dim)
+}
+
+/// Whether threads share what each token looks back on, not the tokens.
+fn apart(tiles: &[Tile], weights: bool) -> bool {
+    tiles.len() < 2 * threads::count() && threads::count() > 1 && !weights
+}
+
 /// Attends all tokens of a pass: `qkv` f32 `[tokens, heads + 2 * kv_heads, head_dim]`, `out` `[tokens, heads, head_dim]`.
 /// Attention weights go to `weights`, `[tokens, heads, length of the longest sequence]`, where it is asked for.
 #[allow(clippy::too_many_arguments)]
@@ -66,12 +84,11 @@ pub fn attend_tiles(
     let group = heads / kv_heads;
     let size = state_floats(head_dim);
     let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
-    let apart = tiles.len() < 2 * threads::count() && threads::count() > 1 && weights.is_none();
+    let apart = apart(tiles, weights.is_some());
     let units = units(tiles, shape, apart);
-    let states = units.last().map_or(0, |unit| unit.state + unit.heads.len() * tiles[unit.tile].count);
 
     let floats = scratch_floats(head_dim);
-    scratch.resize(scratch.len().max(threads::count() * floats + states * size), 0.0);
+    scratch.resize(scratch.len().max(scratch_len(shape, tiles, &units)), 0.0);
     let (scratch, states) = scratch.split_at_mut(threads::count() * floats);
     let weights = weights.as_mut().map(|weights| Shared::new(weights));
     let (scratch, states, shared_out) = (Shared::new(scratch), Shared::new(states), Shared::new(out));

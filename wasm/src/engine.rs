@@ -9,6 +9,7 @@ use crate::forward::{forward, logits, Scratch, Watch};
 use crate::kv::{BlockPool, KvShape, KvType, Sequence, BLOCK_TOKENS};
 use crate::layout::Weights;
 use crate::linear::Linear;
+use crate::memory::{reserve, spare_is_left};
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
 use crate::ranking::{log_sum_exp, Ranking};
@@ -77,7 +78,7 @@ impl Engine {
             picked: Vec::new(),
             logits: Vec::new(),
             watch: Watch::default(),
-            ranking: Ranking::default(),
+            ranking: Ranking::new(vocab),
         }
     }
 
@@ -150,12 +151,16 @@ impl Engine {
         id
     }
 
-    /// A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
-    pub fn sequence_fork(&mut self, id: usize, length: usize) -> usize {
+    /// A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its
+    /// id; none when there is no memory for the list of its blocks.
+    pub fn sequence_fork(&mut self, id: usize, length: usize) -> Option<usize> {
+        if !spare_is_left() {
+            return None;
+        }
         let fork = self.pool.fork(self.sequences[id].as_ref().unwrap(), length);
         let id = self.sequence_new();
         self.sequences[id] = Some(fork);
-        id
+        Some(id)
     }
 
     /// Forgets a sequence's tokens from `length` on.
@@ -196,35 +201,36 @@ impl Engine {
     /// Makes an empty sequence one of `tokens` tokens, whose blocks the caller fills. Returns false, and changes nothing,
     /// when the memory is not there.
     pub fn sequence_fill(&mut self, id: usize, tokens: usize) -> bool {
-        let sequence = self.sequences[id].as_mut().unwrap();
-        let reserved = self.pool.reserve(sequence, tokens);
+        let mut sequence = self.sequences[id].take().unwrap();
+        let reserved = self.try_twice(|engine| engine.pool.reserve(&mut sequence, tokens));
         if reserved {
             sequence.length = tokens;
         }
+        self.sequences[id] = Some(sequence);
         reserved
     }
 
     /// Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
-    /// first. Returns false when KV memory ran out: then no row was run.
+    /// first. Returns false when memory ran out: then no row was run.
     pub fn forward(&mut self, rows: usize, count: usize, ids: usize) -> bool {
         let rows = unsafe { from_raw_parts(rows as *const u32, count * ROW_NUMBERS) };
         let tokens: usize = rows.chunks_exact(ROW_NUMBERS).map(|row| row[2] as usize).sum();
         let mut ids = unsafe { from_raw_parts(ids as *const u32, tokens) };
         let mut sequences: Vec<Sequence> = Vec::with_capacity(count);
-        let mut reserved = true;
         for row in rows.chunks_exact(ROW_NUMBERS) {
             let mut sequence = self.sequences[row[0] as usize].take().unwrap();
             self.pool.truncate(&mut sequence, row[1] as usize);
-            reserved &= self.pool.reserve(&mut sequence, (row[1] + row[2]) as usize);
             sequences.push(sequence);
         }
+        let mut batch = Vec::with_capacity(count);
+        for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(&mut sequences) {
+            let (own, rest) = ids.split_at(row[2] as usize);
+            ids = rest;
+            batch.push(Row { sequence, start: row[1] as usize, ids: own });
+        }
+        let positions = rows.chunks_exact(ROW_NUMBERS).map(positions).sum();
+        let reserved = self.try_twice(|engine| engine.reserve(&mut batch, positions));
         if reserved {
-            let mut batch = Vec::with_capacity(count);
-            for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(&mut sequences) {
-                let (own, rest) = ids.split_at(row[2] as usize);
-                ids = rest;
-                batch.push(Row { sequence, start: row[1] as usize, ids: own });
-            }
             forward(&self.model, &self.pool, &mut batch, &mut self.scratch, &mut self.states, &mut self.watch);
         }
         for (row, sequence) in rows.chunks_exact(ROW_NUMBERS).zip(sequences) {
@@ -296,6 +302,29 @@ impl Engine {
         }
     }
 
+    /// Asks for memory; if it is not there, again when what nobody uses was given back.
+    fn try_twice(&mut self, mut ask: impl FnMut(&mut Self) -> bool) -> bool {
+        ask(self) || {
+            self.pool.give_back();
+            self.scratch = Scratch::default();
+            for buffer in [&mut self.states, &mut self.picked, &mut self.logits] {
+                *buffer = Vec::new();
+            }
+            ask(self)
+        }
+    }
+
+    /// Makes room for all that a pass writes. Returns false when the memory is not there.
+    fn reserve(&mut self, batch: &mut [Row], positions: usize) -> bool {
+        let Config { hidden, vocab, .. } = self.model.config;
+        let tokens: usize = batch.iter().map(|row| row.ids.len()).sum();
+        batch.iter_mut().all(|row| self.pool.reserve(row.sequence, row.start + row.ids.len()))
+            && self.scratch.reserve(&self.model.config, batch, &mut self.watch)
+            && reserve(&mut self.states, tokens * hidden)
+            && reserve(&mut self.picked, positions * hidden)
+            && reserve(&mut self.logits, positions * vocab)
+    }
+
     /// Gathers the states whose logits are wanted.
     fn pick(&mut self, rows: &[u32]) {
         let hidden = self.model.config.hidden;
@@ -303,13 +332,18 @@ impl Engine {
         let mut at = 0;
         for row in rows.chunks_exact(ROW_NUMBERS) {
             let tokens = row[2] as usize;
-            let first = match row[3] {
-                0 => tokens,
-                1 => tokens - 1,
-                _ => 0,
-            };
+            let first = tokens - positions(row);
             self.picked.extend_from_slice(&self.states[(at + first) * hidden..(at + tokens) * hidden]);
             at += tokens;
         }
+    }
+}
+
+/// Of a row's tokens, how many get logits: the last ones.
+fn positions(row: &[u32]) -> usize {
+    match row[3] {
+        0 => 0,
+        1 => 1,
+        _ => row[2] as usize,
     }
 }

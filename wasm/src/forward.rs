@@ -3,11 +3,13 @@
 //! Matrix products take all tokens of the pass together; everything else goes token by token. No token's numbers
 //! depend on another sequence or on how its own was cut into passes, so neither do the bits.
 
-use crate::attend_tiles::{attend_tiles, tiles};
+use crate::attend_tiles::{attend_tiles, reserve_scratch, tiles};
 use crate::attention::AttentionShape;
 use crate::kv::{BlockPool, Kind, Sequence, BLOCK_TOKENS};
 use crate::layout::BLOCK;
-use crate::model::Model;
+use crate::linear::Linear;
+use crate::memory::reserve;
+use crate::model::{Config, Model};
 use crate::ops::{add, rms_norm, rotate, swiglu};
 use crate::row::Row;
 use crate::threads::{for_parts, Shared};
@@ -30,6 +32,33 @@ pub struct Scratch {
     quantized: Vec<u8>,
 }
 
+impl Scratch {
+    /// Makes room for a pass over `rows`, which looks into layers as `watch` says. Returns false when the memory is not
+    /// there.
+    pub fn reserve(&mut self, config: &Config, rows: &[Row], watch: &mut Watch) -> bool {
+        let shape = &config.attention;
+        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+        let tiles = tiles(rows);
+        let [attended, qkv] = [shape.heads, shape.heads + 2 * shape.kv_heads].map(|heads| heads * shape.head_dim);
+        let deepest = config.hidden.max(attended).max(config.intermediate);
+        reserve(&mut self.x, tokens * config.hidden)
+            && reserve(&mut self.normed, tokens * config.hidden)
+            && reserve(&mut self.product, tokens * config.hidden)
+            && reserve(&mut self.wide, tokens * qkv.max(2 * config.intermediate))
+            && reserve(&mut self.narrow, tokens * attended.max(config.intermediate))
+            && reserve(&mut self.quantized, Linear::scratch_bytes(tokens, deepest))
+            && reserve_scratch(&mut self.scores, &tiles, shape, false)
+            && (watch.layers.is_empty()
+                || reserve_scratch(&mut self.scores, &tiles, shape, true)
+                    && reserve(&mut watch.qkv, watch.layers.len() * tokens * qkv)
+                    && reserve(&mut watch.weights, watch.layers.len() * tokens * shape.heads * longest(rows)))
+    }
+}
+
+fn longest(rows: &[Row]) -> usize {
+    rows.iter().map(|row| row.start + row.ids.len()).max().unwrap_or(0)
+}
+
 /// Layers to look into, and what a pass left there.
 #[derive(Default)]
 pub struct Watch {
@@ -40,7 +69,7 @@ pub struct Watch {
     pub weights: Vec<f32>,
 }
 
-/// Runs all layers. The last hidden states, after the final norm, are f32 `[tokens, hidden]` in `states`.
+/// Runs all layers; `scratch`, `watch` and `states` have room for it. The last hidden states, after the final norm, are f32 `[tokens, hidden]` in `states`.
 pub fn forward(
     model: &Model,
     pool: &BlockPool,
@@ -59,7 +88,7 @@ pub fn forward(
     normed.resize(tokens * hidden, 0.0);
     product.resize(tokens * hidden, 0.0);
     let tiles = tiles(rows);
-    let longest = rows.iter().map(|row| row.start + row.ids.len()).max().unwrap_or(0);
+    let longest = longest(rows);
     watch.qkv.resize(watch.layers.len() * tokens * qkv_size, 0.0);
     watch.weights.clear();
     watch.weights.resize(watch.layers.len() * tokens * shape.heads * longest, 0.0);
@@ -121,7 +150,7 @@ pub fn forward(
     }
 }
 
-/// f32 `[rows, vocab]` of f32 `[rows, hidden]` states.
+/// f32 `[rows, vocab]` of f32 `[rows, hidden]` states; `out` has room for it.
 pub fn logits(model: &Model, states: &[f32], scratch: &mut Scratch, out: &mut Vec<f32>) {
     let head = if model.head.is_some() { &model.head } else { &model.embedding };
     let rows = states.len() / model.config.hidden;

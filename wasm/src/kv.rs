@@ -122,14 +122,14 @@ impl KvShape {
     }
 }
 
-/// All blocks of an engine. Blocks that nobody uses are kept for the next sequence.
+/// All blocks of an engine. Blocks that nobody uses are kept for the next sequence, until memory runs out.
 pub struct BlockPool {
     pub shape: KvShape,
-    /// `[2 * layers, SLAB, kv_heads]` parts each.
-    slabs: Vec<AlignedBytes>,
-    /// Sequences that list a block; 0 when it is free.
+    /// `[2 * layers, SLAB, kv_heads]` parts each; `None` is one whose memory was given back.
+    slabs: Vec<Option<AlignedBytes>>,
+    /// Sequences that list a block; 0 when it is free, or not there.
     users: Vec<u32>,
-    /// The next to be used is the last.
+    /// Blocks that are there and have no users. The next to be used is the last.
     free: Vec<u32>,
 }
 
@@ -147,7 +147,7 @@ impl BlockPool {
 
     /// Blocks that sequences use now, each counted once however many share it.
     pub fn used(&self) -> usize {
-        self.users.len() - self.free.len()
+        self.users.iter().filter(|&&users| users > 0).count()
     }
 
     /// Makes room for `tokens` tokens in all. A last block that another sequence shares is copied before it is written.
@@ -200,7 +200,7 @@ impl BlockPool {
     pub fn part(&self, block: u32, layer: usize, kind: Kind, kv_head: usize) -> &[u8] {
         let run = (2 * layer + kind as usize) * SLAB + block as usize % SLAB;
         let at = run * self.shape.run_bytes() + kv_head * self.shape.part_bytes();
-        &self.slabs[block as usize / SLAB][at..at + self.shape.part_bytes()]
+        &self.slab(block)[at..at + self.shape.part_bytes()]
     }
 
     /// Writes one token's keys or values of a head, f32 `[head_dim]`.
@@ -213,9 +213,24 @@ impl BlockPool {
         self.shape.write(part, kind, token, values);
     }
 
+    /// The slab of a block that is there.
+    fn slab(&self, block: u32) -> &AlignedBytes {
+        self.slabs[block as usize / SLAB].as_ref().unwrap()
+    }
+
+    /// Gives back the memory of slabs that hold nothing.
+    pub fn give_back(&mut self) {
+        for (slab, users) in self.slabs.iter_mut().zip(self.users.chunks_exact(SLAB)) {
+            if users.iter().all(|&users| users == 0) {
+                *slab = None;
+            }
+        }
+        self.free.retain(|&block| self.slabs[block as usize / SLAB].is_some());
+    }
+
     /// Where a block's keys and values of each layer are, `run_bytes` each.
     fn runs(&self, block: u32) -> impl Iterator<Item = *mut u8> {
-        let (slab, bytes) = (self.slabs[block as usize / SLAB].as_ptr().cast_mut(), self.shape.run_bytes());
+        let (slab, bytes) = (self.slab(block).as_ptr().cast_mut(), self.shape.run_bytes());
         (0..2 * self.shape.layers).map(move |i| unsafe { slab.add((i * SLAB + block as usize % SLAB) * bytes) })
     }
 
@@ -253,9 +268,13 @@ impl BlockPool {
         if self.free.is_empty() {
             let mut slab = AlignedBytes::new(SLAB * self.shape.block_bytes())?;
             slab.fill(0);
-            self.slabs.push(slab);
-            let first = self.users.len() as u32;
-            self.users.resize(self.users.len() + SLAB, 0);
+            let index = self.slabs.iter().position(Option::is_none).unwrap_or(self.slabs.len());
+            if index == self.slabs.len() {
+                self.slabs.push(None);
+                self.users.resize(self.users.len() + SLAB, 0);
+            }
+            self.slabs[index] = Some(slab);
+            let first = (index * SLAB) as u32;
             // In order, so that a sequence's blocks lie in order.
             self.free.extend((first..first + SLAB as u32).rev());
         }

@@ -51,12 +51,17 @@ impl Linear {
         Packed { rounded: rounded.into_inner(), overflowed: overflowed.into_inner() }
     }
 
+    /// Bytes that `run` takes of its scratch for `m` rows of `k` numbers at most.
+    pub const fn scratch_bytes(m: usize, k: usize) -> usize {
+        Activations::bytes(m, k) + 64
+    }
+
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.
     /// A row gives the same bits whatever `m` is, and however many threads run.
     pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
         assert!(x.len() == m * self.k && out.len() == m * self.n);
         let tile = m.min(2);
-        scratch.resize(Activations::bytes(m, self.k) + 64, 0);
+        scratch.resize(Self::scratch_bytes(m, self.k), 0);
         let base = scratch.as_mut_ptr();
         let base = unsafe { base.add(base.align_offset(64)) };
         let rows = Activations { base, m, k: self.k, tile };

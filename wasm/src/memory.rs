@@ -1,4 +1,7 @@
-//! Memory for the caller, and how fast it can be read.
+//! Memory that may be missing, memory for the caller, and how fast it can be read.
+//!
+//! What may be large is asked for here and in `reserve`, and there may be no memory for it: the caller is told. Small
+//! vectors are not asked for: a failure of one traps. So whatever is given here leaves `spare_bytes` behind for them.
 
 use std::alloc::{alloc, alloc_zeroed, dealloc, Layout};
 use std::arch::wasm32::*;
@@ -8,11 +11,38 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use crate::threads;
+
 /// A cache line: no two threads write to one by accident.
 const ALIGN: usize = 64;
 
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.max(1), ALIGN).ok()
+}
+
+/// What the small vectors of a pass take together, and more: lists of its work, and what each thread keeps meanwhile.
+fn spare_bytes() -> usize {
+    (256 << 10) + threads::count() * (64 << 10)
+}
+
+/// Whether small vectors have room.
+pub fn spare_is_left() -> bool {
+    AlignedBytes::claim(spare_bytes()).is_some()
+}
+
+/// Makes room for `count` items in a buffer whose contents nobody needs. Returns false, with the buffer empty, when the
+/// memory is not there.
+pub fn reserve<T>(buffer: &mut Vec<T>, count: usize) -> bool {
+    if buffer.capacity() >= count {
+        return true;
+    }
+    // Given back first: there need not be room for both.
+    *buffer = Vec::new();
+    let reserved = buffer.try_reserve_exact(count).is_ok() && spare_is_left();
+    if !reserved {
+        *buffer = Vec::new();
+    }
+    reserved
 }
 
 /// Bytes on a cache line's border, so that no vector of packed weights lies across two. Not zeroed: clearing gigabytes
@@ -25,6 +55,11 @@ pub struct AlignedBytes {
 impl AlignedBytes {
     /// `None` when the memory is not there.
     pub fn new(bytes: usize) -> Option<Self> {
+        let claimed = Self::claim(bytes)?;
+        spare_is_left().then_some(claimed)
+    }
+
+    fn claim(bytes: usize) -> Option<Self> {
         let layout = layout(bytes)?;
         Some(AlignedBytes { start: NonNull::new(unsafe { alloc(layout) })?, layout })
     }
@@ -57,7 +92,13 @@ impl DerefMut for AlignedBytes {
 /// Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.
 #[wasm_bindgen]
 pub fn allocate(bytes: usize) -> usize {
-    layout(bytes).map_or(0, |layout| unsafe { alloc_zeroed(layout) as usize })
+    let Some(layout) = layout(bytes) else { return 0 };
+    let pointer = unsafe { alloc_zeroed(layout) };
+    if pointer.is_null() || spare_is_left() {
+        return pointer as usize;
+    }
+    unsafe { dealloc(pointer, layout) };
+    0
 }
 
 /// Takes back what `allocate(bytes)` gave.

@@ -5,7 +5,6 @@ use std::arch::wasm32::*;
 use crate::lanes::exp;
 
 /// The best logits of one position, best first; of equal ones the lower id first. NaN counts as `-inf`.
-#[derive(Default)]
 pub struct Ranking {
     pub ids: Vec<u32>,
     pub logits: Vec<f32>,
@@ -20,6 +19,11 @@ fn rank(logit: f32) -> f32 {
 }
 
 impl Ranking {
+    /// With room for `k` logits.
+    pub fn new(k: usize) -> Self {
+        Ranking { ids: Vec::with_capacity(k), logits: Vec::with_capacity(k) }
+    }
+
     /// Ranks the `k` largest of `logits`, or all where there are fewer.
     pub fn fill(&mut self, logits: &[f32], k: usize) {
         self.ids.clear();

@@ -3,6 +3,7 @@
 use std::slice::from_raw_parts;
 
 use crate::half::{f16_from_f32, f16_to_f32};
+use crate::memory::reserve;
 
 /// `[rows, k]`, row after row.
 pub struct Table {
@@ -14,9 +15,9 @@ impl Table {
     /// Zeroed. `None` when the memory is not there.
     pub fn new(rows: usize, k: usize) -> Option<Self> {
         let mut values = Vec::new();
-        values.try_reserve_exact(rows * k).ok()?;
-        values.resize(rows * k, 0);
-        Some(Table { k, values })
+        let reserved = reserve(&mut values, rows * k);
+        values.resize(if reserved { rows * k } else { 0 }, 0);
+        reserved.then_some(Table { k, values })
     }
 
     /// Copies `count` rows to row `first` and on, values rounded to f16. Returns whether it can hold them all.

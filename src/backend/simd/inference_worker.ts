@@ -23,19 +23,22 @@ export interface LoadOptions {
   activations: ActivationType;
   /** Memory that the engine may take, in bytes. */
   memoryBudgetBytes: number;
+  /** What the engine's heap can grow to, in bytes. */
+  maxHeapBytes: number;
 }
 
 await serveThread(async (onProgress) => {
-  const { onnxPath, config, threads, kv, activations, memoryBudgetBytes } = workerData as LoadOptions;
+  const { onnxPath, config, threads, kv, activations, memoryBudgetBytes, maxHeapBytes } = workerData as LoadOptions;
   const graph = readDecoderGraph(readOnnx(onnxPath), config);
   using files = new TensorFiles(onnxPath);
   const weights = findDecoderWeights(graph, files, config);
-  const kernels = await loadKernels();
+  const kernels = await loadKernels(maxHeapBytes);
   if (!kernels) {
     throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");
   }
-  requireRoom(packedBytes(kernels, weights), config, memoryBudgetBytes);
+  const needs = { weightBytes: packedBytes(kernels, weights), config, threads };
+  const kvRoomBytes = requireRoom(needs, { budgetBytes: memoryBudgetBytes, maxHeapBytes });
   const pool = await ThreadPool.start(kernels, threads);
-  const session = new SimdSession(kernels, pool, config, weights, { kv, activations }, onProgress);
+  const session = new SimdSession(kernels, pool, config, weights, { kv, activations, kvRoomBytes }, onProgress);
   return { session, kind: kernels.variant, threads: pool.size };
 });

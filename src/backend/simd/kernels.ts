@@ -114,53 +114,69 @@ export type SharedKernels = Pick<Kernels, "module" | "memory">;
 
 /** What the generated JavaScript of every build exports. */
 interface Glue extends KernelExports {
-  initSync(options: { module: WebAssembly.Module; memory?: WebAssembly.Memory }): { memory?: WebAssembly.Memory };
+  initSync(options: { module: WebAssembly.Module; memory: WebAssembly.Memory }): void;
 }
 
-/** Of a memory that threads share, in pages of 64 KiB: at least what the build declares, and what it declares. */
-const SHARED_PAGES = { initial: 64, maximum: 65536 };
+/** What a WASM memory with 32-bit addresses ends at, in bytes. */
+export const HEAP_BYTES = 2 ** 32;
+const PAGE_BYTES = 2 ** 16;
+/** Of a new memory; no build declares more. */
+const INITIAL_PAGES = 64;
 
 const PKG = new URL("../../../wasm/pkg/", import.meta.url);
 
 /** The generated JavaScript holds one instance per thread. */
 const loaded = new Map<Variant, Promise<Kernels>>();
 
+/** Where a build's memory comes from. */
+export interface MemoryOptions {
+  /** Module and memory of another thread that has loaded the same build. @default a new memory */
+  shared?: SharedKernels;
+  /** What a new memory can grow to, in bytes. @default 4 GiB */
+  maxHeapBytes?: number;
+}
+
 /**
- * Loads one build into this thread. A second call gives the same instance.
- * @param shared module and memory of another thread that has loaded the same build
+ * Loads one build into this thread. A second call gives the same instance, whatever its options.
  * @throws {WebAssembly.CompileError} where the engine lacks an instruction that the build uses
  */
-export function loadVariant(variant: Variant, shared?: SharedKernels): Promise<Kernels> {
-  const kernels = loaded.get(variant) ?? load(variant, shared);
+export function loadVariant(variant: Variant, options: MemoryOptions = {}): Promise<Kernels> {
+  const kernels = loaded.get(variant) ?? load(variant, options);
   loaded.set(variant, kernels);
   return kernels;
 }
 
-async function load(variant: Variant, shared: SharedKernels | undefined): Promise<Kernels> {
+async function load(variant: Variant, { shared, maxHeapBytes }: MemoryOptions): Promise<Kernels> {
   const folder = new URL(`${variant}/`, PKG);
   const glue: Glue = await import(new URL("kernels.js", folder).href);
   const module = shared?.module ?? await WebAssembly.compile(await readFile(new URL("kernels_bg.wasm", folder)));
-  // Builds with threads import their memory, the other makes its own.
-  const imports = WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
-  const imported = shared?.memory ?? (imports ? new WebAssembly.Memory({ ...SHARED_PAGES, shared: true }) : undefined);
-  const own = glue.initSync({ module, memory: imported }).memory;
+  const memory = shared?.memory ?? newMemory(variant !== "simd128", maxHeapBytes);
+  glue.initSync({ module, memory });
   const dots = {
     [Weights.Int4]: glue.choose_dot(Weights.Int4),
     [Weights.Int4Affine]: glue.choose_dot(Weights.Int4Affine),
     [Weights.Int8]: glue.choose_dot(Weights.Int8),
   };
-  return { variant, exports: glue, module, memory: (imported ?? own)!, dots };
+  return { variant, exports: glue, module, memory, dots };
+}
+
+function newMemory(shared: boolean, maxBytes = HEAP_BYTES): WebAssembly.Memory {
+  const maximum = Math.max(INITIAL_PAGES, Math.floor(Math.min(maxBytes, HEAP_BYTES) / PAGE_BYTES));
+  return new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum, shared });
 }
 
 /** Self-tests in a row: some engines' optimised code has been right where their first code was wrong. */
 const REPEATS = 4;
 
-/** The best build that this engine runs and whose kernels give the right bits; undefined when none does. */
-export async function loadKernels(): Promise<Kernels | undefined> {
+/**
+ * The best build that this engine runs and whose kernels give the right bits; undefined when none does.
+ * @param maxHeapBytes what its memory can grow to
+ */
+export async function loadKernels(maxHeapBytes?: number): Promise<Kernels | undefined> {
   for (const variant of VARIANTS) {
     let kernels: Kernels;
     try {
-      kernels = await loadVariant(variant);
+      kernels = await loadVariant(variant, { maxHeapBytes });
     } catch (error) {
       if (error instanceof WebAssembly.CompileError) continue;
       throw error;

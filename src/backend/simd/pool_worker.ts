@@ -4,7 +4,7 @@ import type { JoinOptions, PoolMessage } from "./thread_pool.ts";
 
 const { variant, shared, index } = workerData as JoinOptions;
 const post = (message: PoolMessage) => parentPort!.postMessage(message);
-const { exports } = await loadVariant(variant, shared);
+const { exports } = await loadVariant(variant, { shared });
 post("ready");
 try {
   exports.help(index);

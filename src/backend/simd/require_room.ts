@@ -1,24 +1,42 @@
 import { OutOfMemoryError } from "../../errors.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { PASS_TOKENS } from "./cut_passes.ts";
+import { HEAP_BYTES } from "./kernels.ts";
 
-/** What a WASM memory with 32-bit addresses ends at. */
-const HEAP_BYTES = 2 ** 32;
-/** The engine's code, stacks, and what is read of the weights at a time. */
-const OVERHEAD_BYTES = 32 * 2 ** 20;
+/** The engine's own data and stack, what is read of the weights at a time, and what small vectors take. */
+const FIXED_BYTES = 8 * 2 ** 20;
+/** Stack and the like of each thread beside the first. */
+const THREAD_BYTES = 2.25 * 2 ** 20;
+
+/** What the heap of an engine has to have beside KV. */
+export interface HeapNeeds {
+  /** Packed, as the heap holds them. */
+  weightBytes: number;
+  config: ModelConfig;
+  /** That share a pass. */
+  threads: number;
+}
+
+/** What it may have. */
+export interface HeapLimits {
+  /** Memory that this process may take. */
+  budgetBytes: number;
+  /** What the heap can grow to. */
+  maxHeapBytes: number;
+}
 
 /**
  * Refuses a model that cannot run here, before it is read.
- * @param weightBytes packed, as the heap holds them
- * @param budgetBytes that this process may take
+ * @returns bytes that are left for KV
  * @throws {OutOfMemoryError} with what it takes and what there is
  */
-export function requireRoom(weightBytes: number, config: ModelConfig, budgetBytes: number): void {
-  const needed = weightBytes + passBytes(config) + OVERHEAD_BYTES;
-  const [limit, what] = budgetBytes < HEAP_BYTES
+export function requireRoom({ weightBytes, config, threads }: HeapNeeds, limits: HeapLimits): number {
+  const { budgetBytes, maxHeapBytes } = limits;
+  const needed = weightBytes + passBytes(config) + FIXED_BYTES + THREAD_BYTES * (threads - 1);
+  if (needed <= Math.min(budgetBytes, maxHeapBytes)) return maxHeapBytes - needed;
+  const [limit, what] = budgetBytes < maxHeapBytes
     ? [budgetBytes, "may be used here"]
-    : [HEAP_BYTES, "is what a WASM memory can have"];
-  if (needed <= limit) return;
+    : [maxHeapBytes, maxHeapBytes < HEAP_BYTES ? "is the most its heap may have" : "is what a WASM memory can have"];
   throw new OutOfMemoryError(
     `Cannot load the model: it takes ${mib(needed)}, ${mib(weightBytes)} of them packed weights, and ${mib(limit)} ` +
       `${what}, KV caches included; take a smaller model`,

@@ -4,6 +4,7 @@ import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { LoadOptions } from "./inference_worker.ts";
+import { HEAP_BYTES } from "./kernels.ts";
 import { type ActivationType, BLOCK_TOKENS, type KvType } from "./wasm_engine.ts";
 
 /** Options of {@linkcode createSimdBackend}. */
@@ -23,6 +24,12 @@ export interface SimdOptions {
   activations?: ActivationType;
   /** Memory that the engine may take, in bytes. @default what a WASM memory can have */
   memoryBudgetBytes?: number;
+  /**
+   * What the engine's heap can grow to, in bytes: weights, KV and the numbers of a pass. KV that does not fit any more
+   * is refused with an {@linkcode OutOfMemoryError}; everything else goes on.
+   * @default 4 GiB, what a WASM memory can have
+   */
+  maxHeapBytes?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
   reason?: string;
   onProgress?: LoadProgress;
@@ -43,24 +50,27 @@ export async function createSimdBackend(
     threads = 1,
     kv = "f32",
     activations = "int8",
-    memoryBudgetBytes = 2 ** 32,
+    memoryBudgetBytes = HEAP_BYTES,
+    maxHeapBytes = HEAP_BYTES,
     reason,
     onProgress,
     onCrash,
   }: SimdOptions,
 ): Promise<Backend> {
-  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, activations, memoryBudgetBytes };
+  const memory = { memoryBudgetBytes, maxHeapBytes: Math.min(maxHeapBytes, HEAP_BYTES) };
+  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, activations, ...memory };
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
     start: () => InferenceThread.start(entry, load, onProgress),
-    info: ({ kind, detail, heapBytes, threads }): BackendInfo => ({
+    info: ({ kind, detail, heapBytes, kvRoomBytes, threads }): BackendInfo => ({
       name: "simd",
       threads,
       // The builds differ in speed only: integers are exact in all, and f32 goes in one order.
       variant: `simd-3/${activations === "int8" ? "a8" : "a32"}/kv-${kv}`,
       rowInvariant: true,
       kvShares: true,
+      kvRoomBytes,
       inspects: true,
       reason: reason ?? "it was asked for",
       detail: `our engine, ${kind}, ${activations} activations, weights packed in ${

@@ -19,11 +19,20 @@ const ROW_NUMBERS = 4;
 /** Tokens of a pass at most whose attention weights are kept. */
 const WATCHED_TOKENS = 16;
 
+/** Options of {@linkcode SimdSession}. */
+export interface SimdSessionOptions {
+  kv: KvType;
+  activations: ActivationType;
+  /** What the heap leaves for KV, in bytes. */
+  kvRoomBytes: number;
+}
+
 /** Our engine with a model in it: weights packed, KV in blocks, everything in one WASM memory. */
 export class SimdSession implements ModelSession {
   readonly detail: string;
   readonly rowsPerPass = Infinity;
   readonly kv: PartedKv;
+  readonly kvRoomBytes: number;
   readonly #kernels: Kernels;
   readonly #pool: ThreadPool;
   readonly #config: ModelConfig;
@@ -34,6 +43,8 @@ export class SimdSession implements ModelSession {
   readonly #rows: number;
   /** u32 `[PASS_TOKENS]`: their tokens, one row after the other. */
   readonly #ids: number;
+  /** A KV block on its way in or out: a full heap has no room for it when KV has to go. */
+  readonly #block: number;
 
   /**
    * Reads and packs all weights.
@@ -46,10 +57,11 @@ export class SimdSession implements ModelSession {
     pool: ThreadPool,
     config: ModelConfig,
     weights: DecoderWeights,
-    { kv, activations }: { kv: KvType; activations: ActivationType },
+    { kv, activations, kvRoomBytes }: SimdSessionOptions,
     onProgress: LoadProgress,
   ) {
     this.detail = `KV in blocks of ${BLOCK_TOKENS} tokens, ${kv}`;
+    this.kvRoomBytes = kvRoomBytes;
     this.#kernels = kernels;
     this.#pool = pool;
     this.#config = config;
@@ -76,6 +88,7 @@ export class SimdSession implements ModelSession {
     };
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);
+    this.#block = allocate(kernels, this.#engine.block_bytes());
     loadWeights(kernels, this.#engine, weights, (done) => onProgress("packing weights", done));
   }
 
@@ -160,7 +173,7 @@ export class SimdSession implements ModelSession {
     this.#numbers(this.#ids, ids.length).set(ids);
     if (!this.#engine.forward(this.#rows, parts.length, this.#ids)) {
       const tokens = parts.map(({ row, from, count }) => rows[row]!.start + from + count).join(" + ");
-      throw new OutOfMemoryError(`Cannot hold KV for ${tokens} tokens: the WASM heap is full`);
+      throw this.#full(`run a pass over ${tokens} tokens`);
     }
     const { vocabSize, hiddenSize } = this.#config;
     let position = 0;
@@ -233,23 +246,25 @@ export class SimdSession implements ModelSession {
   }
 
   forkCache(cacheId: number, toId: number, length: number): void {
-    this.#sequences.set(toId, this.#engine.sequence_fork(this.#sequences.get(cacheId)!, length));
+    const sequence = this.#engine.sequence_fork(this.#sequences.get(cacheId)!, length);
+    if (sequence === undefined) throw this.#full(`fork ${length} tokens`);
+    this.#sequences.set(toId, sequence);
   }
 
   #read(cacheId: number, length: number, at: number, part: Uint8Array): void {
     const sequence = this.#sequences.get(cacheId)!;
     this.#engine.sequence_truncate(sequence, length);
-    this.#eachBlock(at, part, (block, i, staging) => {
-      this.#engine.copy_block_out(sequence, i, staging);
-      block.set(this.#bytes(staging, block.length));
+    this.#eachBlock(at, part, (block, i) => {
+      this.#engine.copy_block_out(sequence, i, this.#block);
+      block.set(this.#bytes(this.#block, block.length));
     });
   }
 
   #write(cacheId: number, length: number, at: number, part: Uint8Array): void {
     const sequence = at === 0 ? this.#fill(cacheId, length) : this.#sequences.get(cacheId)!;
-    this.#eachBlock(at, part, (block, i, staging) => {
-      this.#bytes(staging, block.length).set(block);
-      this.#engine.copy_block_in(sequence, i, staging);
+    this.#eachBlock(at, part, (block, i) => {
+      this.#bytes(this.#block, block.length).set(block);
+      this.#engine.copy_block_in(sequence, i, this.#block);
     });
   }
 
@@ -258,20 +273,25 @@ export class SimdSession implements ModelSession {
     const sequence = this.#engine.sequence_new();
     if (!this.#engine.sequence_fill(sequence, length)) {
       this.#engine.sequence_free(sequence);
-      throw new OutOfMemoryError(`Cannot hold KV for ${length} tokens: the WASM heap is full`);
+      throw this.#full(`import KV of ${length} tokens`);
     }
     this.#sequences.set(cacheId, sequence);
     return sequence;
   }
 
-  /** Visits a part of exported bytes block by block, with room in the heap for one. */
-  #eachBlock(at: number, part: Uint8Array, visit: (block: Uint8Array, index: number, staging: number) => void): void {
+  /** Visits a part of exported bytes block by block. */
+  #eachBlock(at: number, part: Uint8Array, visit: (block: Uint8Array, index: number) => void): void {
     const { unit } = this.kv;
-    const staging = allocate(this.#kernels, unit);
-    for (let i = 0; i * unit < part.length; i++) {
-      visit(part.subarray(i * unit, (i + 1) * unit), at / unit + i, staging);
-    }
-    this.#kernels.exports.release(staging, unit);
+    for (let i = 0; i * unit < part.length; i++) visit(part.subarray(i * unit, (i + 1) * unit), at / unit + i);
+  }
+
+  #full(action: string): OutOfMemoryError {
+    const { kvBlocks, kvBytes } = this.stats();
+    return new OutOfMemoryError(
+      `Cannot ${action}: the WASM heap is full at ${mib(this.heapBytes)}, ${
+        mib(kvBytes)
+      } of them KV in ${kvBlocks} blocks`,
+    );
   }
 
   stats(): BackendStats {
@@ -296,3 +316,5 @@ export class SimdSession implements ModelSession {
     return new Float32Array(this.#kernels.memory.buffer, pointer, count);
   }
 }
+
+const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;

@@ -18,7 +18,7 @@ export interface WasmEngine {
   sequence_new(): number;
   sequence_truncate(id: number, length: number): void;
   sequence_free(id: number): void;
-  sequence_fork(id: number, length: number): number;
+  sequence_fork(id: number, length: number): number | undefined;
   sequence_fill(id: number, tokens: number): boolean;
   used_blocks(): number;
   block_bytes(): number;

@@ -47,12 +47,12 @@ describe("simd on a tiny model", () => {
       createSimdBackend({
         modelDir: model.path,
         config: model.config,
-        memoryBudgetBytes: 2 ** 24,
+        memoryBudgetBytes: 2 ** 23,
         onProgress: (step) => steps.push(step),
       }),
       {
         name: "OutOfMemoryError",
-        message: /^Cannot load the model: it takes \d+ MiB, \d+ MiB of them .* 16 MiB may be/,
+        message: /^Cannot load the model: it takes \d+ MiB, \d+ MiB of them .* 8 MiB may be/,
       },
     );
     assert.deepEqual(steps, []);

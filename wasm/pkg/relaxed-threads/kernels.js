@@ -86,7 +86,7 @@ export class Engine {
     }
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
-     * first. Returns false when KV memory ran out: then no row was run.
+     * first. Returns false when memory ran out: then no row was run.
      * @param {number} rows
      * @param {number} count
      * @param {number} ids
@@ -194,14 +194,15 @@ export class Engine {
         return ret !== 0;
     }
     /**
-     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its
+     * id; none when there is no memory for the list of its blocks.
      * @param {number} id
      * @param {number} length
-     * @returns {number}
+     * @returns {number | undefined}
      */
     sequence_fork(id, length) {
         const ret = wasm.engine_sequence_fork(this.__wbg_ptr, id, length);
-        return ret >>> 0;
+        return ret === 0x100000001 ? undefined : ret;
     }
     /**
      * Gives a sequence's blocks back.

@@ -36,7 +36,7 @@ export class Engine {
     copy_block_out(id: number, index: number, to: number): void;
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
-     * first. Returns false when KV memory ran out: then no row was run.
+     * first. Returns false when memory ran out: then no row was run.
      */
     forward(rows: number, count: number, ids: number): boolean;
     /**
@@ -71,9 +71,10 @@ export class Engine {
      */
     sequence_fill(id: number, tokens: number): boolean;
     /**
-     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its
+     * id; none when there is no memory for the list of its blocks.
      */
-    sequence_fork(id: number, length: number): number;
+    sequence_fork(id: number, length: number): number | undefined;
     /**
      * Gives a sequence's blocks back.
      */

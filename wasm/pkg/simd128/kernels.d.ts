@@ -36,7 +36,7 @@ export class Engine {
     copy_block_out(id: number, index: number, to: number): void;
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
-     * first. Returns false when KV memory ran out: then no row was run.
+     * first. Returns false when memory ran out: then no row was run.
      */
     forward(rows: number, count: number, ids: number): boolean;
     /**
@@ -71,9 +71,10 @@ export class Engine {
      */
     sequence_fill(id: number, tokens: number): boolean;
     /**
-     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its
+     * id; none when there is no memory for the list of its blocks.
      */
-    sequence_fork(id: number, length: number): number;
+    sequence_fork(id: number, length: number): number | undefined;
     /**
      * Gives a sequence's blocks back.
      */
@@ -226,7 +227,6 @@ export function set_threads(threads: number): void;
 export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembly.Module;
 
 export interface InitOutput {
-    readonly memory: WebAssembly.Memory;
     readonly __wbg_attentionprobe_free: (a: number, b: number) => void;
     readonly __wbg_engine_free: (a: number, b: number) => void;
     readonly activation_bytes: (a: number, b: number) => number;
@@ -276,6 +276,7 @@ export interface InitOutput {
     readonly scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
     readonly self_test: (a: number, b: number) => number;
     readonly set_threads: (a: number) => void;
+    readonly memory: WebAssembly.Memory;
     readonly __wbindgen_externrefs: WebAssembly.Table;
     readonly __wbindgen_start: () => void;
 }
@@ -286,18 +287,20 @@ export type SyncInitInput = BufferSource | WebAssembly.Module;
  * Instantiates the given `module`, which can either be bytes or
  * a precompiled `WebAssembly.Module`.
  *
- * @param {{ module: SyncInitInput }} module - Passing `SyncInitInput` directly is deprecated.
+ * @param {{ module: SyncInitInput, memory?: WebAssembly.Memory }} module - Passing `SyncInitInput` directly is deprecated.
+ * @param {WebAssembly.Memory} memory - Deprecated.
  *
  * @returns {InitOutput}
  */
-export function initSync(module: { module: SyncInitInput } | SyncInitInput): InitOutput;
+export function initSync(module: { module: SyncInitInput, memory?: WebAssembly.Memory } | SyncInitInput, memory?: WebAssembly.Memory): InitOutput;
 
 /**
  * If `module_or_path` is {RequestInfo} or {URL}, makes a request and
  * for everything else, calls `WebAssembly.instantiate` directly.
  *
- * @param {{ module_or_path: InitInput | Promise<InitInput> }} module_or_path - Passing `InitInput` directly is deprecated.
+ * @param {{ module_or_path: InitInput | Promise<InitInput>, memory?: WebAssembly.Memory }} module_or_path - Passing `InitInput` directly is deprecated.
+ * @param {WebAssembly.Memory} memory - Deprecated.
  *
  * @returns {Promise<InitOutput>}
  */
-export default function __wbg_init (module_or_path?: { module_or_path: InitInput | Promise<InitInput> } | InitInput | Promise<InitInput>): Promise<InitOutput>;
+export default function __wbg_init (module_or_path?: { module_or_path: InitInput | Promise<InitInput>, memory?: WebAssembly.Memory } | InitInput | Promise<InitInput>, memory?: WebAssembly.Memory): Promise<InitOutput>;

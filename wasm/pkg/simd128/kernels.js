@@ -86,7 +86,7 @@ export class Engine {
     }
     /**
      * Runs `count` rows; `ids` u32 holds their tokens one after the other. A row's sequence is cut back to its `start`
-     * first. Returns false when KV memory ran out: then no row was run.
+     * first. Returns false when memory ran out: then no row was run.
      * @param {number} rows
      * @param {number} count
      * @param {number} ids
@@ -194,14 +194,15 @@ export class Engine {
         return ret !== 0;
     }
     /**
-     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its id.
+     * A second sequence with the first `length` tokens. Blocks are shared until one of the two writes. Returns its
+     * id; none when there is no memory for the list of its blocks.
      * @param {number} id
      * @param {number} length
-     * @returns {number}
+     * @returns {number | undefined}
      */
     sequence_fork(id, length) {
         const ret = wasm.engine_sequence_fork(this.__wbg_ptr, id, length);
-        return ret >>> 0;
+        return ret === 0x100000001 ? undefined : ret;
     }
     /**
      * Gives a sequence's blocks back.
@@ -541,7 +542,7 @@ export function self_test(dot, weights) {
 export function set_threads(threads) {
     wasm.set_threads(threads);
 }
-function __wbg_get_imports() {
+function __wbg_get_imports(memory) {
     const import0 = {
         __proto__: null,
         __wbg___wbindgen_throw_6b64449b9b9ed33c: function(arg0, arg1) {
@@ -556,6 +557,7 @@ function __wbg_get_imports() {
             table.set(offset + 2, true);
             table.set(offset + 3, false);
         },
+        memory: memory || new WebAssembly.Memory({initial:17,maximum:65536}),
     };
     return {
         __proto__: null,
@@ -641,19 +643,19 @@ async function __wbg_load(module, imports) {
     }
 }
 
-function initSync(module) {
+function initSync(module, memory) {
     if (wasm !== undefined) return wasm;
 
 
     if (module !== undefined) {
         if (Object.getPrototypeOf(module) === Object.prototype) {
-            ({module} = module)
+            ({module, memory} = module)
         } else {
             console.warn('using deprecated parameters for `initSync()`; pass a single object instead')
         }
     }
 
-    const imports = __wbg_get_imports();
+    const imports = __wbg_get_imports(memory);
     if (!(module instanceof WebAssembly.Module)) {
         module = new WebAssembly.Module(module);
     }
@@ -661,13 +663,13 @@ function initSync(module) {
     return __wbg_finalize_init(instance, module);
 }
 
-async function __wbg_init(module_or_path) {
+async function __wbg_init(module_or_path, memory) {
     if (wasm !== undefined) return wasm;
 
 
     if (module_or_path !== undefined) {
         if (Object.getPrototypeOf(module_or_path) === Object.prototype) {
-            ({module_or_path} = module_or_path)
+            ({module_or_path, memory} = module_or_path)
         } else {
             console.warn('using deprecated parameters for the initialization function; pass a single object instead')
         }
@@ -676,7 +678,7 @@ async function __wbg_init(module_or_path) {
     if (module_or_path === undefined) {
         module_or_path = new URL('kernels_bg.wasm', import.meta.url);
     }
-    const imports = __wbg_get_imports();
+    const imports = __wbg_get_imports(memory);
 
     if (typeof module_or_path === 'string' || (typeof Request === 'function' && module_or_path instanceof Request) || (typeof URL === 'function' && module_or_path instanceof URL)) {
         module_or_path = fetch(module_or_path);

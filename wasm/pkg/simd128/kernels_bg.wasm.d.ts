@@ -1,6 +1,5 @@
 /* tslint:disable */
 /* eslint-disable */
-export const memory: WebAssembly.Memory;
 export const __wbg_attentionprobe_free: (a: number, b: number) => void;
 export const __wbg_engine_free: (a: number, b: number) => void;
 export const activation_bytes: (a: number, b: number) => number;
@@ -50,5 +49,6 @@ export const scalar_pack: (a: number, b: number, c: number, d: number, e: number
 export const scalar_quantize_rows: (a: number, b: number, c: number, d: number, e: number) => void;
 export const self_test: (a: number, b: number) => number;
 export const set_threads: (a: number) => void;
+export const memory: WebAssembly.Memory;
 export const __wbindgen_externrefs: WebAssembly.Table;
 export const __wbindgen_start: () => void;
