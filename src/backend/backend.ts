@@ -127,6 +127,11 @@ export interface Backend extends AsyncDisposable {
    */
   recover?(): Promise<BackendInfo | undefined>;
   /**
+   * Somebody wants to know why no pass can run, or wants one: starts again what failed too often to be started of its own
+   * accord, if its rest is over. Absent: there is nothing to start.
+   */
+  revive?(): void;
+  /**
    * An empty cache for one sequence. Memory is reserved when tokens arrive and grows with them.
    * @throws {OutOfMemoryError} from the first `forward` that cannot reserve
    */

@@ -37,6 +37,10 @@ export class FallbackBackend implements Backend {
     return backend.failure ? undefined : backend.info;
   }
 
+  revive(): void {
+    this.#current.revive?.();
+  }
+
   createKvCache(): KvCache {
     return this.#current.createKvCache();
   }

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
 import { joinParts, KV_PART_BYTES, type KvParts, type LendBuffer, lendParts } from "../kv/kv_parts.ts";
 import type { ModelConfig } from "../model/model_config.ts";
@@ -5,6 +7,7 @@ import type { Backend, BackendInfo, BackendStats, ForwardOptions, ForwardRow, Ro
 import type { InferenceThread, StartedThread } from "./inference_thread.ts";
 import type { SessionRow } from "./model_session.ts";
 import { RemoteKvCache } from "./remote_kv_cache.ts";
+import { type RestartOptions, RestartPolicy } from "./restart_policy.ts";
 
 /** What a {@linkcode ThreadBackend} needs to know of its model. */
 export interface ThreadBackendOptions {
@@ -14,9 +17,9 @@ export interface ThreadBackendOptions {
   info(started: StartedThread): BackendInfo;
   /** Bytes that a cache of so many tokens reserves in the thread. */
   kvBytes(tokens: number, started: StartedThread): number;
-  /** Whether a thread that died is replaced. @default true */
-  restarts?: boolean;
-  /** Called when the thread died, and again when it could not be replaced. */
+  /** How a thread that died is replaced; `false`: not at all. */
+  restarts?: RestartOptions | false;
+  /** Called when the thread died, whenever it could not be replaced, and when no more tries follow for a while. */
   onCrash?: (error: Error) => void;
 }
 
@@ -32,9 +35,12 @@ export class ThreadBackend implements Backend {
   readonly info: BackendInfo;
   readonly #options: ThreadBackendOptions;
   #started: StartedThread;
-  /** Whether the thread of now has run a pass: one that dies before is not replaced, or it would go on for ever. */
-  #proven = false;
-  #closed = false;
+  readonly #restarts: RestartPolicy;
+  /** Why no thread is being started now. */
+  #resting: BackendUnavailableError | undefined;
+  /** Starts one after all. */
+  #wanted: (() => void) | undefined;
+  readonly #closing = new AbortController();
   /** Settles when the pass in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
 
@@ -47,6 +53,7 @@ export class ThreadBackend implements Backend {
     this.config = options.config;
     this.info = options.info(started);
     this.#options = options;
+    this.#restarts = new RestartPolicy(options.restarts || {});
     this.#started = started;
     this.#watch();
   }
@@ -57,7 +64,11 @@ export class ThreadBackend implements Backend {
   }
 
   get failure(): Error | undefined {
-    return this.thread.failure;
+    return this.#resting ?? this.thread.failure;
+  }
+
+  revive(): void {
+    this.#wanted?.();
   }
 
   kvBytes(tokens: number): number {
@@ -128,12 +139,17 @@ export class ThreadBackend implements Backend {
   }
 
   async forward(rows: readonly ForwardRow[], { signal }: ForwardOptions = {}): Promise<RowResult[]> {
+    this.revive();
     for (const row of rows) this.#check(row);
     const caches = rows.flatMap(({ cache }) => cache ?? []);
     if (new Set(caches).size < caches.length) {
       throw new RangeError("Cannot run a pass: two rows have the same KV cache, wanted one row a sequence");
     }
     return await this.#queue(() => this.#runAll(rows, signal));
+  }
+
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
   }
 
   /** Runs `work` when all that came before is done. */
@@ -150,24 +166,60 @@ export class ThreadBackend implements Backend {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort();
     await this.thread.close();
   }
 
+  /** Replaces each thread that dies. */
   async #watch(): Promise<void> {
-    const error = await this.thread.died;
-    if (this.#closed) return;
-    this.#options.onCrash?.(error);
-    if (!this.#proven || this.#options.restarts === false) return;
-    this.#proven = false;
-    try {
-      this.#started = await this.#options.start();
-    } catch (error) {
-      return this.#options.onCrash?.(error as Error);
+    while (!this.#closed) {
+      const error = await this.thread.died;
+      if (this.#closed) return;
+      this.#options.onCrash?.(error);
+      if (this.#options.restarts === false) return;
+      while (!this.#closed && !await this.#replace());
     }
+  }
+
+  /** @returns whether there is another thread */
+  async #replace(): Promise<boolean> {
+    await this.#pause();
+    if (this.#closed) return false;
+    let started: StartedThread;
+    try {
+      started = await this.#options.start();
+    } catch (error) {
+      this.#options.onCrash?.(error as Error);
+      return false;
+    }
+    this.#started = started;
     // Closed while it loaded: nobody else knows this thread.
-    if (this.#closed) return await this.thread.close();
-    await this.#watch();
+    if (this.#closed) await started.thread.close();
+    return true;
+  }
+
+  /** Waits until the next start may begin. */
+  async #pause(): Promise<void> {
+    const { afterMs, onDemand } = this.#restarts.next();
+    if (onDemand) {
+      const { message } = this.thread.failure!;
+      this.#resting = new BackendUnavailableError(
+        `${message}; so did ${this.#restarts.most} that were started after it: what comes in ${
+          afterMs / 1000
+        } s or later ` +
+          "starts the next one",
+      );
+      this.#options.onCrash?.(this.#resting);
+    }
+    const { signal } = this.#closing;
+    await sleep(afterMs, undefined, { signal }).catch(() => {});
+    if (onDemand && !this.#closed) {
+      await new Promise<void>((resolve) => {
+        this.#wanted = resolve;
+        signal.addEventListener("abort", () => resolve());
+      });
+    }
+    this.#resting = this.#wanted = undefined;
   }
 
   async #runAll(rows: readonly ForwardRow[], signal: AbortSignal | undefined): Promise<RowResult[]> {
@@ -192,7 +244,7 @@ export class ThreadBackend implements Backend {
     });
     for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);
-    this.#proven = true;
+    this.#restarts.succeeded();
     for (const { cache, tokenIds } of rows) (cache as RemoteKvCache | undefined)?.append(tokenIds.length);
     return results;
   }

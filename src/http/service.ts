@@ -27,8 +27,13 @@ export class Service {
   get notReady(): string | undefined {
     if (this.#failure) return `the model failed to load: ${this.#failure.message}`;
     if (!this.#engine) return this.loading();
-    const { failure } = this.#engine.backend;
-    if (failure) return failure.message;
+    const { backend } = this.#engine;
+    const { failure } = backend;
+    if (failure) {
+      // Whoever asks is told why not, and is the reason to try again.
+      backend.revive?.();
+      return failure.message;
+    }
     return this.#engine.draining ? "the server is shutting down" : undefined;
   }
 

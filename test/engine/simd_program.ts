@@ -71,7 +71,7 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
   }
 
   async #crashOnce(): Promise<void> {
-    // A thread that dies before its first pass is not replaced.
+    // A thread that dies before its first pass may not be replaced at once.
     await this.backend.forward([{ tokenIds: [0] }]).catch(() => {});
     await crashThread(this.backend);
     this.crashes++;

@@ -12,7 +12,8 @@ import { SessionFiles } from "../../src/session/session_files.ts";
 import { listen } from "./this_runtime.ts";
 
 /** Options of {@linkcode servedSimd}. */
-export interface ServedSimdOptions extends Partial<EngineOptions>, Pick<SimdOptions, "threads" | "maxHeapBytes"> {
+export interface ServedSimdOptions
+  extends Partial<EngineOptions>, Pick<SimdOptions, "threads" | "maxHeapBytes" | "restarts"> {
   dataDir?: string;
   /** @default "tiny" */
   size?: "tiny" | "tiny-wide";
@@ -32,13 +33,13 @@ export type ServedSimd = Awaited<ReturnType<typeof servedSimd>>;
 
 /** A real socket over our own engine, with a tiny Phi-3 in it: all but the weights' meaning is as in production. */
 export async function servedSimd(
-  { dataDir, size = "tiny", threads = 2, maxHeapBytes, ...options }: ServedSimdOptions = {},
+  { dataDir, size = "tiny", threads = 2, maxHeapBytes, restarts, ...options }: ServedSimdOptions = {},
 ) {
   const folder = await mkdtemp(join(tmpdir(), "hearth-phi3-"));
   using store = new DiskStore(folder);
   writeSyntheticOnnx(store, { size, seed: 1 }, "hub");
   const model = await readModelFolder(folder);
-  const simd = { modelDir: folder, config: model.config, threads, maxHeapBytes };
+  const simd = { modelDir: folder, config: model.config, threads, maxHeapBytes, restarts };
   const backend = await createSimdBackend(simd) as ThreadBackend;
   const storage = dataDir === undefined
     ? undefined

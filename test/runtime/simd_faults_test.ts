@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { crashThread } from "../backend/crash_thread.ts";
+import { crashThread, killThread } from "../backend/crash_thread.ts";
 import { collect } from "../fakes/fake_engine.ts";
 import { sseEvents } from "../http/client.ts";
 import { readAndVanish, requestRaw } from "./raw_client.ts";
@@ -63,6 +63,29 @@ describe("our engine, served, when", () => {
       const rewound = await server.post("/v1/sessions/s/rewind", { to_turn: 1 });
       assert.equal(rewound.status, 200, `round ${round}`);
     }
+  });
+
+  test("threads crash in a row: /readyz says so, and who asks after a rest is the reason to try again", async () => {
+    await using server = await servedSimd({ restarts: { most: 1, restMs: 300 } });
+    const readyz = async () => {
+      const response = await fetch(`http://127.0.0.1:${server.port}/readyz`);
+      return { status: response.status, reason: (await response.json()).reason };
+    };
+    const next = { messages: [user("And now?")], session: { id: "s", mode: "append" } };
+    await server.ask([user(QUESTION)], { session: "s" });
+    await crashThread(server.backend);
+    await killThread(server.backend);
+    const { status, error } = await server.ask(next.messages, next);
+    assert.deepEqual([status, error!.code], [503, "unavailable"]);
+    const resting = await readyz();
+    assert.equal(resting.status, 503);
+    assert.match(resting.reason, /the inference thread is gone.* so did 1 .* in 0.3 s or later starts the next one$/);
+    await sleep(400);
+    assert.ok(server.backend.failure, "nobody asked");
+    while ((await readyz()).status !== 200) await sleep(5);
+    const again = await server.ask(next.messages, next);
+    assert.deepEqual([again.status, again.hearth.session.turn, again.hearth.session.state_before], [200, 2, "cold"]);
+    await checkLastAnswer(server, "s");
   });
 
   test("clients vanish at any moment: their sessions go on, and no memory stays behind", async () => {

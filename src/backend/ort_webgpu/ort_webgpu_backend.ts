@@ -1,6 +1,7 @@
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import type { RestartOptions } from "../restart_policy.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import { gpuKvCapacity, gpuKvTokenBytes } from "./gpu_kv.ts";
 import { PASS_TOKENS } from "./pass_tokens.ts";
@@ -26,8 +27,8 @@ export interface OrtWebgpuOptions {
   ahead?: number;
   /** Also use an adapter that computes on the CPU, as Mesa's llvmpipe. @default true */
   software?: boolean;
-  /** Whether the device is opened anew, and the model loaded, when it was lost. @default true */
-  restarts?: boolean;
+  /** How the device is opened anew, and the model loaded, when it was lost; `false`: not at all. */
+  restarts?: RestartOptions | false;
   /** For tests: the device is lost in the pass after so many. @default never */
   loseAfter?: number;
   /** @default nothing of it */

@@ -2,6 +2,7 @@ import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
 import { onnxFile } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import type { RestartOptions } from "../restart_policy.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { LoadOptions } from "./inference_worker.ts";
 import { HEAP_BYTES } from "./kernels.ts";
@@ -32,6 +33,8 @@ export interface SimdOptions {
   maxHeapBytes?: number;
   /** Why this backend was chosen, for people. @default "it was asked for" */
   reason?: string;
+  /** How an inference thread that died is replaced. */
+  restarts?: RestartOptions;
   onProgress?: LoadProgress;
   /** Called when the inference thread died, before it is replaced. */
   onCrash?: (error: Error) => void;
@@ -53,6 +56,7 @@ export async function createSimdBackend(
     memoryBudgetBytes = HEAP_BYTES,
     maxHeapBytes = HEAP_BYTES,
     reason,
+    restarts,
     onProgress,
     onCrash,
   }: SimdOptions,
@@ -78,6 +82,7 @@ export async function createSimdBackend(
       } MiB, ${detail}`,
     }),
     kvBytes: (tokens) => Math.ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS * bytesPerToken(config, kv),
+    restarts,
     onCrash,
   });
 }
