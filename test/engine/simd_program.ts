@@ -3,6 +3,7 @@ import type { TopLogits } from "../../src/backend/backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import type { KvType } from "../../src/backend/simd/wasm_engine.ts";
 import { ThreadBackend } from "../../src/backend/thread_backend.ts";
+import type { KvCache } from "../../src/kv/kv_cache.ts";
 import type { ModelFolder } from "../../src/model/model_folder.ts";
 import type { SampledToken } from "../../src/sampling/sampler.ts";
 import { crashThread } from "../backend/crash_thread.ts";
@@ -24,6 +25,8 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
   readonly #top: number;
   /** What the engine was given to choose from, by what it then said of its choice. */
   readonly #given = new Map<string, TopLogits>();
+  /** Every cache of the program, forks and imports too. */
+  readonly #caches: KvCache[] = [];
   #failNext = false;
   #crash: Promise<void> | undefined;
 
@@ -38,7 +41,12 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
     this.#oracle = oracle;
     this.vocabSize = backend.config.vocabSize;
     this.#top = Math.min(this.vocabSize, MOST_LOGITS);
-    const { forward } = backend;
+    const { forward, createKvCache } = backend;
+    backend.createKvCache = () => {
+      const cache = createKvCache.call(backend);
+      this.#caches.push(cache);
+      return cache;
+    };
     backend.forward = async (rows, options) => {
       // Greedy turns ask for the best logit; what else there is must be right as well.
       const results = await forward.call(backend, rows.map((row) => ({ ...row, top: this.#top })), options);
@@ -61,6 +69,11 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
     }
   }
 
+  /** Bytes that caches hold, each counted in full. */
+  get heldBytes(): number {
+    return this.#caches.reduce((bytes, cache) => bytes + cache.bytes, 0);
+  }
+
   failNext(): void {
     this.#failNext = true;
   }
@@ -80,6 +93,7 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
   /** Forgets the program before. */
   reset(): void {
     this.#given.clear();
+    this.#caches.length = 0;
     this.#failNext = false;
   }
 

@@ -88,7 +88,7 @@ export class SimdSession implements ModelSession {
     };
     this.#rows = allocate(kernels, 4 * ROW_NUMBERS * PASS_TOKENS);
     this.#ids = allocate(kernels, 4 * PASS_TOKENS);
-    this.#block = allocate(kernels, this.#engine.block_bytes());
+    this.#block = allocate(kernels, unit);
     loadWeights(kernels, this.#engine, weights, (done) => onProgress("packing weights", done));
   }
 
