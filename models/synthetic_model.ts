@@ -33,12 +33,14 @@ export interface LayoutFiles {
  * - `genai`: microsoft/Phi-3-mini-4k-instruct-onnx for CPU, all in one folder, `phi3-….onnx` and `phi3-….onnx.data`.
  * - `hub`: the same graph as transformers.js and the bundled model have it, `onnx/model_q4.onnx` and
  *   `onnx/model_q4.onnx_data`, the latter in files below 2 GB.
+ * - `hub-f16`: the same in f16, as the builder writes it for GPUs; onnx-community/Phi-4-mini-instruct-ONNX.
  * - `web`: microsoft/Phi-3-mini-4k-instruct-onnx-web, f16, a part of the weights in the `.onnx` file itself.
  * - `xenova`, `xenova-f16`: Xenova/Phi-3-mini-4k-instruct, its main and its fp16 revision.
  */
 export const LAYOUTS = {
   genai: { style: GENAI_STYLE },
   hub: { style: GENAI_STYLE, hubFile: "model_q4.onnx" },
+  "hub-f16": { style: { ...GENAI_STYLE, floatType: "f16" }, hubFile: "model_q4f16.onnx" },
   web: { style: { ...WEB_STYLE, floatType: "f16" }, hubFile: "model_q4f16.onnx", insideBytes: 838_000_000 },
   xenova: { style: WEB_STYLE, hubFile: "model_q4.onnx", insideBytes: 1_060_000_000 },
   "xenova-f16": { style: { ...WEB_STYLE, floatType: "f16" }, hubFile: "model_q4.onnx", insideBytes: 838_000_000 },

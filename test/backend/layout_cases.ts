@@ -29,6 +29,7 @@ export const LAYOUT_CASES: readonly LayoutCase[] = [
   // LongRoPE's scale makes scores larger, and what f16 rounds off them.
   { size: "tiny-longrope", layout: "web", promptTokens: 60, tolerance: 1.5 * F16 },
   { size: "tiny-phi-4", layout: "genai", promptTokens: 60, tolerance: F32 },
+  { size: "tiny-phi-4", layout: "hub-f16", promptTokens: 60, tolerance: F16 },
   { size: "tiny-wide", layout: "genai", promptTokens: 2300, tolerance: F32 },
   { size: "tiny-wide", layout: "xenova", promptTokens: 2300, tolerance: F32 },
 ];

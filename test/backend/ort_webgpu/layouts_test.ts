@@ -14,7 +14,7 @@ const F16_LONGROPE = { tolerance: 6e-2, nearTies: 3 };
  * MultiHeadAttention, f16 in the file, LongRoPE, a part of a head turned, a tied embedding: what no other test has.
  * `test/extras.ts` runs all.
  */
-const SHORT = ["tiny web in f32", "tiny web in f16", "tiny-longrope web in f32", "tiny-phi-4 genai in f16"];
+const SHORT = ["tiny web in f32", "tiny web in f16", "tiny-longrope web in f32", "tiny-phi-4 hub-f16 in f16"];
 const all = process.env.WEBGPU_REQUIRED !== undefined;
 
 for (const item of LAYOUT_CASES) {
