@@ -11,6 +11,7 @@ export type * from "./engine/generate_request.ts";
 export { Generation } from "./engine/generation.ts";
 export type { CacheReason, CacheReport } from "./engine/cache_report.ts";
 export type { TurnPlan } from "./engine/plan_turn.ts";
+export type { PublicPrompt } from "./engine/public_prompts.ts";
 export type { ImportedSession, SessionDetails, SessionInfo, Sessions, TenantOption } from "./engine/sessions.ts";
 export type { ImportOptions } from "./engine/session_capsules.ts";
 export { pipeline, type TextGenerationOptions, type TextGenerationPipeline } from "./engine/pipeline.ts";

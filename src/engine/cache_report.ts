@@ -33,6 +33,8 @@ export interface CacheReport {
   reused: number;
   /** Those of them that another session of the tenant had, and this one had not. */
   shared: number;
+  /** Prompt tokens whose KV came from a public prompt; none of `reused`, which is the tenant's own. */
+  fromPublic: number;
   /** Tokens evaluated into the cache, prompt and answer. */
   written: number;
   reason: CacheReason;

@@ -10,6 +10,7 @@ import { type RecoveredSessions, SessionFiles } from "../session/session_files.t
 import { warmTemplateThread } from "../tokenizer/chat_template.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 import { openModel } from "./open_model.ts";
+import type { PublicPrompt } from "./public_prompts.ts";
 
 /** Options of {@linkcode createEngine}. */
 export interface CreateEngineOptions extends Partial<EngineOptions> {
@@ -34,6 +35,8 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
   maxHeapBytes?: number;
   /** Folder to keep sessions in, across restarts. One process at a time. @default none: they are in memory only */
   dataDir?: string;
+  /** Prompts that tenants may share KV of, as {@linkcode Engine.publishPrompts} takes them. @default none */
+  publicPrompts?: readonly PublicPrompt[];
   /** Called with what was found in `dataDir`. */
   onRecover?: (recovered: RecoveredSessions) => void;
   /** Called with what is being done and how far it is, 0 to 1. */
@@ -51,6 +54,7 @@ export interface CreateEngineOptions extends Partial<EngineOptions> {
  * @throws {ModelFileError} when the model folder is missing, incomplete or of another kind
  * @throws {OutOfMemoryError} when the weights do not fit, before they are loaded
  * @throws {BackendUnavailableError} when no backend, or not the one asked for, can run here
+ * @throws {RangeError} when one of `publicPrompts` cannot be used
  */
 export async function createEngine(options: CreateEngineOptions = {}): Promise<Engine> {
   const { dataDir } = options;
@@ -88,13 +92,15 @@ async function load(
       ? await SessionFiles.open(folder.dataDir, modelIdentity(model), backend.info.variant, folder.lock)
       : options.storage;
     if (storage) options.onRecover?.(storage.recovered);
-    return new Engine(model, backend, {
+    const engine = new Engine(model, backend, {
       ...options,
       storage,
       kvBudgetBytes: options.kvBudgetBytes ?? defaultKvBudgetBytes(backend, model.config.contextLength, freeBytes),
       warmBudgetBytes: options.warmBudgetBytes ?? Math.min(2 ** 30, freeBytes * 0.1),
       parkedBudgetBytes: options.parkedBudgetBytes ?? 4 * 2 ** 30,
     });
+    await engine.publishPrompts(options.publicPrompts ?? []);
+    return engine;
   } catch (error) {
     await backend[Symbol.asyncDispose]();
     throw error;

@@ -1,11 +1,12 @@
 import type { Backend } from "../backend/backend.ts";
-import { BackendUnavailableError } from "../errors.ts";
+import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
 import { type ModelFolder, modelIdentity, stopTokenIds } from "../model/model_folder.ts";
 import { Sampler } from "../sampling/sampler.ts";
 import { resolveSamplingParams } from "../sampling/sampling_params.ts";
 import { CapsuleKey } from "../session/capsule_key.ts";
 import type { ParkingPolicy } from "../session/kv_rates.ts";
 import { KvTiers } from "../session/kv_tiers.ts";
+import { PublicPrefixes } from "../session/public_prefixes.ts";
 import type { SessionFiles } from "../session/session_files.ts";
 import { SessionStore } from "../session/session_store.ts";
 import { ChatTemplate } from "../tokenizer/chat_template.ts";
@@ -19,6 +20,7 @@ import type { GenerateEvent, GenerateRequest } from "./generate_request.ts";
 import { Generation } from "./generation.ts";
 import { openTurn, type TurnHost } from "./open_turn.ts";
 import { PassScheduler } from "./pass_scheduler.ts";
+import { type PublicPrompt, publicPromptIds } from "./public_prompts.ts";
 import { Sessions } from "./sessions.ts";
 
 /** Options of {@linkcode Engine}. */
@@ -95,7 +97,7 @@ export class Engine implements AsyncDisposable {
       vocabSize,
       contextLength,
     };
-    this.#host = { store, tiers, backend, encoder };
+    this.#host = { store, tiers, publicPrefixes: new PublicPrefixes(backend, tiers), backend, encoder };
     this.sessions = new Sessions(this.#host, {
       model: modelIdentity(model),
       variant: backend.info.variant,
@@ -119,6 +121,30 @@ export class Engine implements AsyncDisposable {
     return this.#chatTemplate ??= ChatTemplate.fromConfig(this.model.tokenizerConfig, this.tokenizer, {
       limitMs: this.#templateLimitMs,
     });
+  }
+
+  /**
+   * Says which prompts are no secret between tenants, in place of those before. The KV of what they begin with is shared
+   * by all tenants, where the backend shares memory. It is evaluated here, and again with the first prompt that begins
+   * so after it had to make room.
+   *
+   * Who measures time learns whether such a prompt was in use lately, and nothing of who used it or what followed.
+   * @throws {RangeError} when one cannot be used, which says why; nothing has changed
+   */
+  async publishPrompts(prompts: readonly PublicPrompt[]): Promise<void> {
+    const { publicPrefixes, encoder } = this.#host;
+    const prefixes: (readonly number[])[] = [];
+    for (const [i, prompt] of prompts.entries()) {
+      try {
+        const ids = await publicPromptIds(prompt, encoder);
+        publicPrefixes.requireRoom(ids);
+        prefixes.push(ids);
+      } catch (error) {
+        throw new RangeError(`Cannot use public prompt ${i + 1}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+    publicPrefixes.replace(prefixes);
+    if (this.backend.info.kvShares) { for (const ids of prefixes) await this.#evaluate(ids); }
   }
 
   /**
@@ -188,9 +214,21 @@ export class Engine implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#host.publicPrefixes.replace([]);
     await this.#host.tiers.persist();
     this.#host.store[Symbol.dispose]();
     this.#storage?.[Symbol.dispose]();
     await this.backend[Symbol.asyncDispose]();
+  }
+
+  /** Evaluates a public prefix that is not held, if there is room for it now. */
+  async #evaluate(ids: readonly number[]): Promise<void> {
+    const prompt = [...ids, 0];
+    if (this.#host.publicPrefixes.shareable(prompt) === ids.length) return;
+    try {
+      for await (const _ of this.generate({ prompt: { ids: prompt }, maxTokens: 0 }));
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError)) throw error;
+    }
   }
 }

@@ -76,7 +76,7 @@ export type { FinishReason, OnBusy };
 /** Token counts of one answer. */
 export interface Usage {
   promptTokens: number;
-  /** Prompt tokens whose KV was there already. */
+  /** Prompt tokens whose KV was there already, and the tenant's: what came from a public prompt is not counted. */
   cachedTokens: number;
   completionTokens: number;
   /**

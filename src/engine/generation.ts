@@ -30,8 +30,10 @@ export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptI
  */
 export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   readonly promptTokens: number;
-  /** Prompt tokens whose KV was there already. */
+  /** Prompt tokens whose KV was there already, and the tenant's. */
   readonly cachedTokens: number;
+  /** Prompt tokens whose KV came from a public prompt; none of `cachedTokens`. */
+  readonly publicTokens: number;
   /** What can be said of the cache before the first pass. */
   readonly forecast: CacheForecast;
   /** What of the conversation was left out of the prompt, if something was. */
@@ -58,6 +60,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     });
     this.promptTokens = turn.promptIds.length;
     this.cachedTokens = turn.reused;
+    this.publicTokens = turn.fromPublic;
     this.forecast = turn.forecast;
     this.truncated = turn.truncated;
     for (const other of [signal, turn.superseded]) {
@@ -119,7 +122,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     const prefillStartedAt = performance.now();
     let logits = await this.#sequence.prefill();
     const prefillMs = this.#prefillMs = performance.now() - prefillStartedAt;
-    onPrefill?.(this.promptTokens - this.cachedTokens, prefillMs);
+    onPrefill?.(this.promptTokens - this.cachedTokens - this.publicTokens, prefillMs);
     const ttftMs = performance.now() - startedAt;
 
     let finishReason: FinishReason | undefined = maxTokens === 0 ? "length" : undefined;

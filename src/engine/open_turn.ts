@@ -1,6 +1,7 @@
 import type { Backend } from "../backend/backend.ts";
 import { SessionNotFoundError, TurnMismatchError } from "../errors.ts";
 import type { KvTiers } from "../session/kv_tiers.ts";
+import type { PublicPrefixes } from "../session/public_prefixes.ts";
 import type { Session } from "../session/session.ts";
 import { type HeldSession, sessionName, type SessionStore } from "../session/session_store.ts";
 import { storedSampling } from "../session/transcript.ts";
@@ -15,6 +16,7 @@ import { reusable, Turn } from "./turn.ts";
 export interface TurnHost {
   store: SessionStore;
   tiers: KvTiers;
+  publicPrefixes: PublicPrefixes;
   backend: Backend;
   encoder: PromptEncoder;
 }
@@ -27,9 +29,12 @@ export interface TurnOptions {
 }
 
 /** The session that a request's turn is on; `undefined` for a call that keeps nothing. */
-export function turnSession({ session, useCache = true, cache = "on" }: GenerateRequest): SessionRef | undefined {
-  return useCache && cache === "on" ? session : undefined;
+export function turnSession(request: GenerateRequest): SessionRef | undefined {
+  return usesCache(request) ? request.session : undefined;
 }
+
+/** Whether a request may find KV of earlier calls. */
+export const usesCache = ({ useCache = true, cache = "on" }: GenerateRequest): boolean => useCache && cache === "on";
 
 /**
  * Begins a turn: holds its session, checks what can be checked, reserves memory and brings the KV to the longest prefix
@@ -75,7 +80,7 @@ async function open(
   request: GenerateRequest,
   options: HeldTurnOptions,
 ): Promise<Turn> {
-  const { store, tiers, backend, encoder } = host;
+  const { store, tiers, publicPrefixes, backend, encoder } = host;
   const { session, hold } = held;
   const ref = turnSession(request);
   const throwIfAborted = () => {
@@ -102,24 +107,43 @@ async function open(
   if (kv.parked) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
   throwIfAborted();
-  const taken = tiers.share(session, prompt.ids);
+  const others = usesCache(request) ? beginAsOthers(host, session, prompt.ids) : { shared: 0, fromPublic: 0 };
   kv.truncate(reusable(kv, prompt.ids));
+  const { length } = kv.ids;
+  // What this turn evaluates itself, or has from a public prefix: not what it was given or has parked.
+  const evaluates = usesCache(request) && length === others.fromPublic;
   const detokenizer = { skipSpecialTokens: options.skipSpecialTokens, continuesText: prompt.messages.length === 0 };
   return new Turn({
     store,
     held,
     prompt,
     sampling: storedSampling(options.params),
-    reused: kv.ids.length,
-    shared: taken,
+    reused: length - others.fromPublic,
+    ...others,
+    keepPublic: evaluates ? publicPrefixes.keeper(prompt.ids) : undefined,
     queueMs,
     restoreMs,
     ttlMs: ref?.ttlMs,
-    forecast: explainCache(session, prompt, stateBefore, kv.ids.length, { restoreFailed }),
+    forecast: explainCache(session, prompt, stateBefore, length, { restoreFailed }),
     keepPartial: ref?.onAbort === "keep_partial",
     detokenizer,
     exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, detokenizer),
   });
+}
+
+/**
+ * Gives a session without KV what there is of its prompt: of its tenant's sessions, or of public prefixes where that is
+ * more.
+ */
+function beginAsOthers(
+  { tiers, publicPrefixes }: TurnHost,
+  session: Session,
+  promptIds: readonly number[],
+): { shared: number; fromPublic: number } {
+  if (session.kv.cache) return { shared: 0, fromPublic: 0 };
+  return publicPrefixes.shareable(promptIds) > tiers.shareable(session, promptIds)
+    ? { shared: 0, fromPublic: publicPrefixes.share(session, promptIds) }
+    : { shared: tiers.share(session, promptIds), fromPublic: 0 };
 }
 
 function checkTurn(session: Session, ref: SessionRef | undefined): void {

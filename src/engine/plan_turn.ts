@@ -4,7 +4,7 @@ import { sessionName } from "../session/session_store.ts";
 import { type CacheForecast, explainCache } from "./cache_report.ts";
 import { checkRequest } from "./check_request.ts";
 import type { GenerateRequest } from "./generate_request.ts";
-import { type TurnHost, turnSession } from "./open_turn.ts";
+import { type TurnHost, turnSession, usesCache } from "./open_turn.ts";
 import { preparePrompt } from "./prompt_ids.ts";
 import type { Truncation } from "./truncate_messages.ts";
 import { reusable } from "./turn.ts";
@@ -16,6 +16,8 @@ export interface TurnPlan {
   promptTokens: number;
   /** Prompt tokens whose KV is there, or would be brought back. */
   reusedTokens: number;
+  /** Prompt tokens that a public prompt has; none of `reusedTokens`. */
+  publicTokens: number;
   /** Prompt tokens to evaluate. */
   newTokens: number;
   /** Tokens the answer may have. */
@@ -37,7 +39,7 @@ export interface TurnPlan {
  */
 export async function planTurn(host: TurnHost, request: GenerateRequest): Promise<TurnPlan> {
   checkRequest(request);
-  const { store, tiers, backend, encoder } = host;
+  const { store, tiers, publicPrefixes, backend, encoder } = host;
   const ref = turnSession(request);
   const name = ref && sessionName(ref.id, ref.tenant);
   const goesOn = ref?.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
@@ -52,9 +54,12 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
   const stateBefore = kv.state;
   const shared = stateBefore === "cold" ? 0 : reusable(kv, prompt.ids);
   const restores = tiers.restorePays(session, shared);
-  // Parked KV that is not worth bringing back goes, and then another session may have the beginning.
-  const reusedTokens = kv.cache || restores ? shared : tiers.shareable(session, prompt.ids);
-  const newTokens = prompt.ids.length - reusedTokens;
+  // Parked KV that is not worth bringing back goes, and then others may have the beginning.
+  const begins = stateBefore !== "hot" && !restores && usesCache(request);
+  const ofTenant = begins ? tiers.shareable(session, prompt.ids) : shared;
+  const ofPublic = begins ? publicPrefixes.shareable(prompt.ids) : 0;
+  const [reusedTokens, publicTokens] = ofPublic > ofTenant ? [0, ofPublic] : [ofTenant, 0];
+  const newTokens = prompt.ids.length - reusedTokens - publicTokens;
   const restoredBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
   const bytes = Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), restoredBytes);
   const prefillMs = tiers.rates.prefillMs(newTokens);
@@ -63,12 +68,13 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
     turn: session.turn,
     promptTokens: prompt.ids.length,
     reusedTokens,
+    publicTokens,
     newTokens,
     maxTokens: prompt.maxTokens,
     bytes,
     ...(prompt.truncated && { truncated: prompt.truncated }),
     fits: bytes <= tiers.availableBytes,
-    cache: explainCache(session, prompt, stateBefore, reusedTokens),
+    cache: explainCache(session, prompt, stateBefore, reusedTokens + publicTokens),
     predictedTtftMs: prefillMs === undefined || restoreMs === undefined ? undefined : prefillMs + restoreMs,
   };
 }

@@ -24,10 +24,14 @@ export interface TurnParts {
   held: HeldSession;
   prompt: PreparedPrompt;
   sampling: StoredSampling;
-  /** Prompt tokens whose KV is there. */
+  /** Prompt tokens whose KV is there, and the tenant's. */
   reused: number;
   /** Those of them that another session had. */
   shared: number;
+  /** Prompt tokens whose KV came from a public prompt. */
+  fromPublic: number;
+  /** Takes the KV of a public prompt from the session, once that has evaluated it. */
+  keepPublic: ((session: Session) => Promise<void>) | undefined;
   queueMs: number;
   restoreMs: number;
   /** Lifetime of the session once the turn is committed, in milliseconds; as before when absent. */
@@ -65,9 +69,14 @@ export class Turn {
     return this.#parts.prompt.truncated;
   }
 
-  /** Prompt tokens whose KV was there. */
+  /** Prompt tokens whose KV was there, and the tenant's. */
   get reused(): number {
     return this.#parts.reused;
+  }
+
+  /** Prompt tokens whose KV came from a public prompt. */
+  get fromPublic(): number {
+    return this.#parts.fromPublic;
   }
 
   get detokenizer(): DetokenizerOptions {
@@ -132,10 +141,11 @@ export class Turn {
 
   /** What the cache did. Call before `end`. */
   report(): CacheReport {
-    const { reused, shared, forecast } = this.#parts;
+    const { reused, shared, fromPublic, forecast } = this.#parts;
     this.#cutKv();
     const { kv, turn } = this.#session;
-    return { reused, shared, written: kv.ids.length - reused, ...forecast, bytes: kv.hotBytes, turn };
+    const written = kv.ids.length - reused - fromPublic;
+    return { reused, shared, fromPublic, written, ...forecast, bytes: kv.hotBytes, turn };
   }
 
   /**
@@ -148,8 +158,10 @@ export class Turn {
     this.#state = "ended";
     // A disk that refuses leaves the session as before, which is what an aborted turn may do.
     if (keep) await this.commit(partial).catch(() => {}).finally(() => this.#state = "ended");
+    const { store, held, keepPublic } = this.#parts;
+    if (keepPublic) await keepPublic(held.session);
     this.#cutKv();
-    this.#parts.store.end(this.#parts.held);
+    store.end(held);
   }
 
   get #session(): Session {

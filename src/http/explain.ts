@@ -12,7 +12,7 @@ export function wireUsage({ promptTokens, cachedTokens, completionTokens, drafts
     prompt_tokens_details: {
       cached_tokens: cachedTokens,
       // Of the prompt, and only what a later call can find.
-      cache_write_tokens: cache.reason === "off" ? 0 : promptTokens - cachedTokens,
+      cache_write_tokens: cache.reason === "off" ? 0 : promptTokens - cachedTokens - cache.fromPublic,
     },
     completion_tokens_details: {
       accepted_prediction_tokens: drafts.accepted,
@@ -34,6 +34,7 @@ export function explain({ usage: { cache, truncated }, timings }: EndEvent, sess
     cache: {
       reused: cache.reused,
       shared: cache.shared,
+      public: cache.fromPublic,
       written: cache.written,
       ...wireForecast(cache),
       bytes: cache.bytes,

@@ -31,6 +31,7 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
         const headers = {
           "x-prompt-tokens": `${generation.promptTokens}`,
           "x-cached-tokens": `${generation.cachedTokens}`,
+          ...(generation.publicTokens > 0 && { "x-public-tokens": `${generation.publicTokens}` }),
           "x-cache-reason": generation.forecast.reason,
           ...(generation.truncated && { "x-truncated-turns": `${generation.truncated.turns}` }),
           "server-timing": serverTiming(generation.timings),

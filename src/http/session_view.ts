@@ -41,6 +41,7 @@ export function planView(id: string, plan: TurnPlan) {
     turn: plan.turn,
     prompt_tokens: plan.promptTokens,
     reused_tokens: plan.reusedTokens,
+    public_tokens: plan.publicTokens,
     new_tokens: plan.newTokens,
     max_tokens: plan.maxTokens,
     bytes: plan.bytes,

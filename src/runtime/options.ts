@@ -28,6 +28,8 @@ export interface ServerOptions {
   apiKeys: TenantKey[];
   /** Folder to keep sessions in. @default none: they are in memory only */
   dataDir: string | undefined;
+  /** A JSON file of system prompts that tenants may share KV of. @default none */
+  publicPromptsFile: string | undefined;
   /** Seals exported sessions. @default none: they are in the clear */
   sessionKey: string | undefined;
 }
@@ -51,6 +53,7 @@ const environment = z.object({
   API_KEY: text,
   API_KEYS: text,
   DATA_DIR: text,
+  PUBLIC_PROMPTS: text,
   SESSION_KEY: z.string().min(16, "wanted 16 characters or more, hard to guess").optional(),
 });
 
@@ -59,7 +62,7 @@ const SECRET: ReadonlySet<string> = new Set(["API_KEY", "API_KEYS", "SESSION_KEY
 
 /**
  * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS MAX_HEAP_MIB WEBGPU_UNSAFE PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR
- * SESSION_KEY`. An empty variable counts as absent.
+ * PUBLIC_PROMPTS SESSION_KEY`. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {
@@ -72,7 +75,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     throw new RangeError(`Cannot use ${name}="${shown}": ${message}`);
   }
   const { HOST, PORT, THREADS, MODEL, BACKEND, KV, ACTIVATIONS, PROMPT_LOOKUP, API_KEY, API_KEYS } = parsed.data;
-  const { DATA_DIR, SESSION_KEY, WEBGPU_UNSAFE, MAX_HEAP_MIB } = parsed.data;
+  const { DATA_DIR, PUBLIC_PROMPTS, SESSION_KEY, WEBGPU_UNSAFE, MAX_HEAP_MIB } = parsed.data;
   const apiKeys = API_KEYS === undefined ? [] : parseApiKeys(API_KEYS);
   if (API_KEY && apiKeys.some(({ key }) => key === API_KEY)) {
     throw new RangeError(`Cannot use API_KEYS="…": it has the key that API_KEY has`);
@@ -97,6 +100,7 @@ export function parseEnvironment(env: Readonly<Record<string, string | undefined
     apiKey: API_KEY,
     apiKeys,
     dataDir: DATA_DIR,
+    publicPromptsFile: PUBLIC_PROMPTS,
     sessionKey: SESSION_KEY,
   };
 }

@@ -1,3 +1,4 @@
+import type { BackendInfo } from "../backend/backend.ts";
 import { createEngine } from "../engine/create_engine.ts";
 import type { Engine } from "../engine/engine.ts";
 import {
@@ -12,6 +13,7 @@ import { createApp } from "../http/app.ts";
 import { formatTransfer } from "../hub/transfer_meter.ts";
 import type { RecoveredSessions } from "../session/session_files.ts";
 import { parseEnvironment, type ServerOptions } from "./options.ts";
+import { readPublicPrompts } from "./public_prompts_file.ts";
 import { transferLine } from "./transfer_line.ts";
 
 /** A listening socket of one of the runtimes. */
@@ -61,7 +63,8 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   // The failure is reported below; without a handler here the runtime would end the process first.
   engine.promise.catch(() => {});
   let loading = "the model is loading";
-  const { apiKey, apiKeys } = options;
+  const { apiKey, apiKeys, publicPromptsFile } = options;
+  const publicPrompts = publicPromptsFile === undefined ? [] : await readPublicPrompts(publicPromptsFile);
   const app = createApp(engine.promise, { apiKey, apiKeys, loading: () => loading });
   const listener = bind(listen, options, app.fetch);
   const url = `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${listener.port}`;
@@ -70,6 +73,7 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   const showProgress = progressLine();
   const ready = createEngine({
     ...options,
+    publicPrompts,
     onTransfer: (state) => {
       loading = `the model is being pulled: ${formatTransfer(state)}`;
       transfer.show(state);
@@ -92,11 +96,18 @@ async function start(options: ServerOptions, listen: Listen, runtime: string): P
   model    ${loaded.model.id}, context of ${loaded.model.config.contextLength} tokens
   backend  ${info.name}, ${info.reason}
            ${info.detail}${info.device === undefined ? "" : `\n  device   ${info.device}`}
-  threads  ${info.threads}${options.threads ? " (THREADS)" : " (the CPU quota)"}
+  threads  ${info.threads}${options.threads ? " (THREADS)" : " (the CPU quota)"}${publicLine(publicPrompts, info)}
 
 Try it:
   ${curlLine(url, options.apiKey !== undefined || options.apiKeys.length > 0)}
 `);
+}
+
+/** What becomes of `PUBLIC_PROMPTS`. */
+function publicLine({ length }: readonly string[], { name, kvShares }: BackendInfo): string {
+  if (length === 0) return "";
+  const what = kvShares ? "evaluated once for all tenants" : `evaluated in each session: ${name} shares no KV`;
+  return `\n  public   ${length} system prompt${length > 1 ? "s" : ""}, ${what}`;
 }
 
 /** Says what of `DATA_DIR` cannot be served: nothing of it goes silently. */

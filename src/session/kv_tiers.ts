@@ -36,7 +36,7 @@ export interface KvTiersStats {
   parkedBudgetBytes: number;
 }
 
-/** Tokens of a prefix that are worth sharing. */
+/** Tokens of a prefix that are worth sharing between a tenant's sessions. */
 const LEAST_SHARED = 16;
 
 /**
@@ -153,7 +153,9 @@ export class KvTiers {
     const bytes = this.#backend.kvBytes(tokens);
     const { warmBudgetBytes, diskBudgetBytes } = this.#parked;
     const fits = bytes <= Math.max(inMemory ? warmBudgetBytes : 0, diskBudgetBytes);
-    if (kv.cache.lost || tokens === 0 || !fits || !this.#parking.pays(tokens, bytes)) return this.drop(session);
+    const pays = tokens > 0 && fits && this.#parking.pays(tokens, bytes);
+    // Without a name: a public prefix, which comes back with the next turn that evaluates it.
+    if (kv.cache.lost || session.name === undefined || !pays) return this.drop(session);
     // Whatever went wrong, the words are still there.
     const kept = await this.#parked.keep(session, this.#backend.exportKv(kv.cache), { most: bytes, inMemory })
       .catch(() => false);
@@ -241,6 +243,18 @@ export class KvTiers {
       throw error;
     }
     for (const id of from.kv.ids.slice(0, tokens)) to.kv.ids.push(id);
+  }
+
+  /**
+   * Calls `work`, which makes so many bytes of idle KV, once there is room for them: idle sessions' KV gives way, least
+   * recently used first; where running turns hold what is missing, nothing happens.
+   */
+  async whenRoom(bytes: number, work: () => void): Promise<void> {
+    while (this.#excess() + bytes > 0) {
+      if (this.#excess(this.#leaving) + bytes <= 0) await Promise.race(this.#leaving.values());
+      else if (this.availableBytes < bytes || !this.#evictOne()) return;
+    }
+    work();
   }
 
   /** Takes over KV that is in a session's file, if the budget has room for it; else the file goes. */

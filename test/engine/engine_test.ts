@@ -35,6 +35,7 @@ describe("Engine.generate()", () => {
       cache: {
         reused: 0,
         shared: 0,
+        fromPublic: 0,
         written: engine.tokenizer.encode(prompt.text).length + 19,
         reason: "off",
         bytes: (engine.tokenizer.encode(prompt.text).length + 19) * FAKE_BYTES_PER_TOKEN,

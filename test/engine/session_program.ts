@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import type { Engine } from "../../src/engine/engine.ts";
-import type { SessionRef } from "../../src/engine/generate_request.ts";
+import type { SessionRef, Usage } from "../../src/engine/generate_request.ts";
 import { BackendUnavailableError, CapsuleError, OutOfMemoryError } from "../../src/errors.ts";
 import type { SampledToken } from "../../src/sampling/sampler.ts";
+import { commonLength } from "../../src/session/transcript.ts";
 
 /** Longest transcript, so that programs do not slow down. */
 const LONGEST = 80;
@@ -13,12 +14,15 @@ const token = fc.nat(2 ** 20);
 const ids = fc.array(token, { minLength: 1, maxLength: 12 });
 /** Uneven, so that one session has a history. */
 const session = fc.constantFrom("a", "a", "a", "b", "b", "c");
+/** `c` is the only session of a tenant of its own. */
+const tenantOf = (id: string) => id === "c" ? "other" : "default";
 
 /** One step of a random program on one session. */
 export type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 export const step = fc.oneof(
   { weight: 6, arbitrary: fc.record({ kind: fc.constant("append" as const), ids }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant("replay" as const), ids }) },
+  { weight: 4, arbitrary: fc.record({ kind: fc.constant("greet" as const), ids }) },
   {
     weight: 2,
     arbitrary: fc.record({ kind: fc.constant("edit" as const), at: fc.nat(LONGEST), id: token }),
@@ -59,6 +63,8 @@ interface Model {
 /** What a program runs on, behind its engine. */
 export interface ProgramHost {
   vocabSize: number;
+  /** What the engine was told is public. */
+  publicIds: readonly number[];
   /** Asserts that these are the first tokens of a greedy run from nothing, without engine, session or cache. */
   checkAnswer(prompt: readonly number[], answer: readonly SampledToken[]): void | Promise<void>;
   /** Makes the next pass fail with an {@linkcode PASS_FAILED} error, once its caches have grown. */
@@ -72,6 +78,8 @@ export const PASS_FAILED = "pass failed";
 /** Runs commands on an engine and beside it on a model of what sessions are. */
 export class ProgramRun {
   turns = 0;
+  /** Turns that began with the public prefix's KV. */
+  fromPublic = 0;
   readonly #models = new Map<string, Model>();
   readonly #overlapping = new Map<string, Promise<void>>();
 
@@ -92,11 +100,16 @@ export class ProgramRun {
   async settle(): Promise<void> {
     await Promise.all(this.#overlapping.values());
     for (const [id, model] of this.#models) {
-      const { ids, turns, cachedTokens } = this.engine.sessions.inspect(id);
+      const { ids, turns, cachedTokens } = this.engine.sessions.inspect(id, { tenant: tenantOf(id) });
       assert.ok(cachedTokens <= ids.length);
       assert.deepEqual({ ids, turns: turns.map(({ replyStart, end }) => ({ replyStart, end })) }, model);
     }
-    assert.deepEqual(this.engine.sessions.list().map(({ id }) => id).sort(), [...this.#models.keys()].sort());
+    assert.deepEqual(this.#listed().sort(), [...this.#models.keys()].sort());
+  }
+
+  /** Deletes all sessions. */
+  async deleteAll(): Promise<void> {
+    for (const id of this.#listed()) await this.engine.sessions.delete(id, { tenant: tenantOf(id) });
   }
 
   /** Waits for all turns, however they end. */
@@ -104,9 +117,16 @@ export class ProgramRun {
     await Promise.allSettled(this.#overlapping.values());
   }
 
+  #listed(): string[] {
+    return ["default", "other"].flatMap((tenant) => this.engine.sessions.list({ tenant })).map(({ id }) => id);
+  }
+
   async #play(id: string, unsized: Step, turn: Omit<Command, "session" | "step" | "overlap">): Promise<void> {
     const { sessions } = this.engine;
     const step = this.#sized(unsized);
+    const tenant = tenantOf(id);
+    // No verb reaches over to another tenant.
+    if ("from" in step && tenantOf(step.from) !== tenant) return;
     const model = this.#models.get(id);
     const known = model ?? { ids: [], turns: [] };
     switch (step.kind) {
@@ -118,6 +138,10 @@ export class ProgramRun {
       }
       case "replay":
         return await this.#turn(id, step.ids, { ids: step.ids }, turn);
+      case "greet": {
+        const ids = [...this.host.publicIds, ...step.ids];
+        return await this.#turn(id, ids, { ids }, turn);
+      }
       case "fail":
         this.host.failNext();
         return await this.#turn(id, step.ids, { ids: step.ids }, turn);
@@ -141,30 +165,30 @@ export class ProgramRun {
       case "rewindToTurn": {
         if (!model) return;
         const toTurn = step.to % (model.turns.length + 1);
-        await sessions.rewind(id, { toTurn });
+        await sessions.rewind(id, { tenant, toTurn });
         this.#models.set(id, cut(model, model.turns[toTurn - 1]?.end ?? 0));
         return;
       }
       case "rewindToToken": {
         if (!model) return;
         const toToken = step.to % (model.ids.length + 1);
-        await sessions.rewind(id, { toToken });
+        await sessions.rewind(id, { tenant, toToken });
         this.#models.set(id, cut(model, toToken));
         return;
       }
       case "fork": {
         const parent = this.#models.get(step.from);
         if (!parent || step.from === id) return;
-        await sessions.delete(id);
+        await sessions.delete(id, { tenant });
         const atTurn = step.at % (parent.turns.length + 1);
-        await sessions.fork(step.from, { atTurn, newId: id });
+        await sessions.fork(step.from, { tenant, atTurn, newId: id });
         this.#models.set(id, cut(parent, parent.turns[atTurn - 1]?.end ?? 0));
         return;
       }
       case "move": {
         if (!this.#models.has(step.from)) return;
-        const capsule = await sessions.export(step.from, { kv: step.kv });
-        const { kvTokens, turn } = await sessions.import(capsule, { id, replace: true });
+        const capsule = await sessions.export(step.from, { tenant, kv: step.kv });
+        const { kvTokens, turn } = await sessions.import(capsule, { tenant, id, replace: true });
         const moved = this.#models.get(step.from)!;
         assert.ok(kvTokens <= moved.ids.length && turn === moved.turns.length);
         this.#models.set(id, structuredClone(moved));
@@ -172,17 +196,17 @@ export class ProgramRun {
       }
       case "spoil": {
         if (!this.#models.has(step.from)) return;
-        const capsule = await sessions.export(step.from);
+        const capsule = await sessions.export(step.from, { tenant });
         capsule[step.at % capsule.length]! ^= 1;
-        await assert.rejects(sessions.import(capsule, { id, replace: true }), CapsuleError);
+        await assert.rejects(sessions.import(capsule, { tenant, id, replace: true }), CapsuleError);
         return;
       }
       case "park":
       case "evict":
-        if (model) await sessions[step.kind](id);
+        if (model) await sessions[step.kind](id, { tenant });
         return;
       case "delete":
-        assert.equal(await sessions.delete(id), model !== undefined);
+        assert.equal(await sessions.delete(id, { tenant }), model !== undefined);
         this.#models.delete(id);
     }
   }
@@ -204,7 +228,8 @@ export class ProgramRun {
     const got: SampledToken[] = [];
     let complete = false;
     try {
-      const request = { prompt: { ids }, maxTokens, ignoreEos: true, session: { id, onAbort, ...ref } };
+      const session = { id, tenant: tenantOf(id), onAbort, ...ref };
+      const request = { prompt: { ids }, maxTokens, ignoreEos: true, session };
       const plan = await this.engine.sessions.plan(request);
       assert.equal(plan.promptTokens, prompt.length);
       const generation = await this.engine.start(request);
@@ -215,6 +240,7 @@ export class ProgramRun {
       for await (const event of generation) {
         if (event.type === "token") got.push(event);
         else complete = true;
+        if (event.type === "end") this.#checkCounts(id, prompt, event.usage);
         if (++events === cancelAfter) generation.cancel();
       }
     } catch (error) {
@@ -226,6 +252,19 @@ export class ProgramRun {
     await this.host.checkAnswer(prompt, got);
     const kept = complete || (onAbort === "keep_partial" && got.length > 0);
     if (kept) this.#models.set(id, next(this.#models.get(id), prompt, got.map(({ id }) => id)));
+  }
+
+  /** Checks that a tenant is told of no KV that is not its own, and that what was shared is the public prefix. */
+  #checkCounts(id: string, prompt: number[], { cachedTokens, cache }: Usage): void {
+    const { publicIds } = this.host;
+    if (cache.fromPublic > 0) {
+      assert.deepEqual([cachedTokens, cache.fromPublic], [0, publicIds.length]);
+      assert.deepEqual(prompt.slice(0, publicIds.length), publicIds);
+      this.fromPublic++;
+    }
+    // A tenant with one session has nothing but that.
+    const own = this.#models.get(id)?.ids ?? [];
+    if (id === "c") assert.ok(cachedTokens <= commonLength(own, prompt, (a, b) => a === b));
   }
 }
 

@@ -12,6 +12,7 @@ import { command, PASS_FAILED, type ProgramHost, ProgramRun } from "./session_pr
 
 const PROGRAMS = Number(process.env.PROGRAMS ?? 1000);
 const VOCAB = 50;
+const PUBLIC = Array.from({ length: 20 }, (_, i) => (i * 7) % VOCAB);
 
 /** Tokens of a greedy run from nothing. */
 function oracle(backend: FakeBackend, prompt: readonly number[], count: number): number[] {
@@ -23,6 +24,7 @@ function oracle(backend: FakeBackend, prompt: readonly number[], count: number):
 /** Programs on a model without weights. */
 const fakeHost = (backend: FakeBackend): ProgramHost => ({
   vocabSize: VOCAB,
+  publicIds: PUBLIC,
   checkAnswer(prompt, answer) {
     assert.deepEqual(answer.map(({ id }) => id), oracle(backend, prompt, answer.length));
   },
@@ -36,6 +38,7 @@ const fakeHost = (backend: FakeBackend): ProgramHost => ({
 
 test("random programs give the tokens of cache-free runs, keep every word, and leak nothing", async () => {
   let turns = 0;
+  let fromPublic = 0;
   await fc.assert(
     fc.asyncProperty(
       fc.array(command, { maxLength: 30, size: "max" }),
@@ -59,6 +62,7 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
           parking: { pays: (tokens) => tokens % 5 > 0 },
         });
         backend.info.kvShares = kvShares;
+        await engine.publishPrompts([{ ids: PUBLIC }]);
         const run = new ProgramRun(engine, fakeHost(backend));
         for (const command of program) {
           await run.run(command);
@@ -74,11 +78,13 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
         assert.equal(backend.caches.size, 0);
         assert.equal(engine.sessions.stats().warmBytes, 0);
         turns += run.turns;
+        fromPublic += run.fromPublic;
       },
     ),
     { numRuns: PROGRAMS },
   );
-  console.log(`${PROGRAMS} programs, ${turns} turns`);
+  assert.ok(fromPublic > 0 || PROGRAMS < 50);
+  console.log(`${PROGRAMS} programs, ${turns} turns, ${fromPublic} of them began with the public prefix`);
 });
 
 test("random programs on disk: every restart finds what was acknowledged", async () => {

@@ -19,6 +19,7 @@ const MOST_LOGITS = 256;
  */
 export class SimdHost implements ProgramHost, AsyncDisposable {
   readonly vocabSize: number;
+  readonly publicIds: readonly number[];
   /** Positions whose logits were compared. */
   compared = 0;
   crashes = 0;
@@ -46,6 +47,7 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
   private constructor(readonly backend: ThreadBackend, oracle: ThreadBackend) {
     this.#oracle = oracle;
     this.vocabSize = backend.config.vocabSize;
+    this.publicIds = Array.from({ length: 20 }, (_, i) => (i * 7) % this.vocabSize);
     this.#top = Math.min(this.vocabSize, MOST_LOGITS);
     const { forward, createKvCache } = backend;
     backend.createKvCache = () => {

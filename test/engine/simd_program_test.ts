@@ -20,7 +20,7 @@ for (const kv of ["f32", "int8"] as const) {
     await using host = await SimdHost.start(model, kv);
     const { backend } = host;
     host.mostCrashes = 5 + PROGRAMS / 50;
-    let turns = 0;
+    let [turns, fromPublic] = [0, 0];
     await fc.assert(
       fc.asyncProperty(
         fc.array(command, { maxLength: 30, size: "max" }),
@@ -40,6 +40,7 @@ for (const kv of ["f32", "int8"] as const) {
             sessionKey: "a secret that is hard to guess",
             parking: { pays: (tokens) => tokens % 5 > 0 },
           });
+          await engine.publishPrompts([{ ids: host.publicIds }]);
           const run = new ProgramRun(engine, host);
           try {
             for (const command of program) {
@@ -55,7 +56,8 @@ for (const kv of ["f32", "int8"] as const) {
             assert.equal(engine.sessions.stats().hotBytes, host.heldBytes);
             // What forks share is counted in each, and there once.
             assert.ok((await backend.stats()).kvBytes <= engine.sessions.stats().hotBytes);
-            for (const { id } of engine.sessions.list()) await engine.sessions.delete(id);
+            await run.deleteAll();
+            await engine.publishPrompts([]);
             assert.deepEqual(await backend.stats(), { kvBlocks: 0, kvBytes: 0 });
             const { hotBytes, warmBytes } = engine.sessions.stats();
             assert.deepEqual({ hotBytes, warmBytes }, { hotBytes: 0, warmBytes: 0 });
@@ -67,12 +69,14 @@ for (const kv of ["f32", "int8"] as const) {
             throw error;
           }
           turns += run.turns;
+          fromPublic += run.fromPublic;
         },
       ),
       { numRuns: PROGRAMS },
     );
+    assert.ok(fromPublic > 0 || PROGRAMS < 50);
     console.log(
-      `${PROGRAMS} programs on ${model.id}, ${kv} KV: ${turns} turns, ${host.crashes} crashes, ` +
+      `${PROGRAMS} programs on ${model.id}, ${kv} KV: ${turns} turns, ${fromPublic} from the public prefix, ${host.crashes} crashes, ` +
         `${host.compared} positions with equal bits`,
     );
   });

@@ -248,7 +248,16 @@ describe("usage.cache", () => {
     const first = await turn(engine, { messages: user("A") });
     assert.deepEqual(
       { ...first.end.usage.cache, written: undefined, bytes: undefined },
-      { reused: 0, shared: 0, written: undefined, reason: "first_use", bytes: undefined, stateBefore: "cold", turn: 1 },
+      {
+        reused: 0,
+        shared: 0,
+        fromPublic: 0,
+        written: undefined,
+        reason: "first_use",
+        bytes: undefined,
+        stateBefore: "cold",
+        turn: 1,
+      },
     );
     const second = await turn(engine, { messages: user("B") }, { mode: "append" });
     const { cache, promptTokens } = second.end.usage;

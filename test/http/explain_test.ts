@@ -20,6 +20,7 @@ test("an answer says what the cache did, and why not more", async () => {
   assert.deepEqual(cache, {
     reused: 0,
     shared: 0,
+    public: 0,
     written: tokens - 1,
     reason: "first_use",
     first_difference: null,

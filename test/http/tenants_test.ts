@@ -71,6 +71,34 @@ test("the same names are other sessions, other keys and other KV", async () => {
   assert.equal(engine.sessions.describe("s", { tenant: "ada" }).turn, 1);
 });
 
+test("what is public is shared by all tenants, and nobody's cached tokens", async () => {
+  const { engine, backend } = fakeEngine();
+  backend.info.kvShares = true;
+  const system = { role: "system", content: "You are a helpful assistant." };
+  await engine.publishPrompts([system.content]);
+  const app = createApp(engine, { apiKeys });
+  for (const key of [ada, bob]) {
+    const body = { messages: [system, ...messages], max_tokens: 2, ignore_eos: true, session: "s" };
+    const { usage, hearth } = await (await post(app, "/v1/chat/completions", body, key)).json();
+    const { cache } = hearth;
+    assert.deepEqual([cache.reused, cache.shared, cache.reason], [0, 0, "first_use"]);
+    assert.ok(cache.public > 10 && cache.public < usage.prompt_tokens);
+    const evaluated = usage.prompt_tokens - cache.public;
+    assert.deepEqual(usage.prompt_tokens_details, { cached_tokens: 0, cache_write_tokens: evaluated });
+    assert.equal(cache.written, evaluated + 1);
+
+    const plain = await post(app, "/v1/generate", { ...body, session: undefined }, key);
+    const header = (name: string) => plain.headers.get(name);
+    assert.deepEqual([header("x-cached-tokens"), header("x-public-tokens")], ["0", `${cache.public}`]);
+    await send(app, "POST", "/v1/sessions", { id: "t" }, { headers: key });
+    const { messages: planned } = body;
+    const plan = await (await post(app, "/v1/sessions/t/plan", { messages: planned, session: "t" }, key)).json();
+    // By now the tenant has that beginning in a session of its own, and one token more of the user's.
+    assert.deepEqual([plan.public_tokens, plan.reused_tokens], [0, usage.prompt_tokens - 1]);
+    assert.deepEqual((await (await get(app, "/v1/sessions", key)).json()).data.length, 2);
+  }
+});
+
 test("a sealed capsule opens for its tenant only", async () => {
   const { engine } = fakeEngine({ sessionKey: "a key of this server" });
   const app = createApp(engine, { apiKeys });

@@ -92,6 +92,39 @@ describe("the bundled model", () => {
   });
 });
 
+describe("a public system prompt", () => {
+  const system = {
+    role: "system",
+    content: `You are the guide of a harbour. ${"Answer briefly and kindly. ".repeat(12)}`,
+  };
+  const prompt = { messages: [system, user("What is a boat?")] };
+  const ask = async (session?: { id: string; tenant: string }, cache?: "off") =>
+    await answer({ prompt, maxTokens: 8, session, cache });
+  const tenants = ["public-a", "public-b"];
+
+  test("is evaluated once for two tenants, who get the tokens that they got without it", async () => {
+    const baseline = await engine.backend.stats();
+    const { ids } = await ask(undefined, "off");
+    await engine.publishPrompts([system.content]);
+    const held = await engine.backend.stats();
+    const blocks = held.kvBlocks - baseline.kvBlocks;
+    for (const tenant of tenants) {
+      const { ids: got, end } = await ask({ id: "s", tenant });
+      const { cachedTokens, promptTokens, cache } = end.usage;
+      assert.deepEqual(got, ids);
+      assert.deepEqual([cachedTokens, cache.shared], [0, 0]);
+      assert.ok(cache.fromPublic > 60 && cache.fromPublic < promptTokens);
+      assert.equal(cache.written, promptTokens - cache.fromPublic + got.length - 1);
+    }
+    // Each holds a few blocks of its own, and one that it began to write.
+    assert.ok((await engine.backend.stats()).kvBlocks < baseline.kvBlocks + 2 * blocks, "the blocks are shared");
+    await Promise.all(tenants.map((tenant) => engine.sessions.delete("s", { tenant })));
+    assert.deepEqual(await engine.backend.stats(), held);
+    await engine.publishPrompts([]);
+    assert.deepEqual(await engine.backend.stats(), baseline);
+  });
+});
+
 describe("pipeline()", () => {
   test("takes transformers.js's arguments and gives its shapes", async () => {
     const generator = textGenerationPipeline(engine);

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { parseEnvironment } from "../../src/runtime/options.ts";
+import { readPublicPrompts } from "../../src/runtime/public_prompts_file.ts";
 
 test("parseEnvironment() listens on loopback:8787 by default", () => {
   assert.deepEqual(parseEnvironment({ PATH: "/bin" }), {
@@ -17,8 +21,34 @@ test("parseEnvironment() listens on loopback:8787 by default", () => {
     apiKey: undefined,
     apiKeys: [],
     dataDir: undefined,
+    publicPromptsFile: undefined,
     sessionKey: undefined,
   });
+});
+
+test("readPublicPrompts() takes a list of texts, and says what else it found", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "hearth-prompts-"));
+  const path = join(folder, "prompts.json");
+  assert.equal(parseEnvironment({ PUBLIC_PROMPTS: path }).publicPromptsFile, path);
+  const read = async (content: string) => {
+    await writeFile(path, content);
+    return await readPublicPrompts(path);
+  };
+  assert.deepEqual(await read(`["You are brief.\\n", "B"]`), ["You are brief.\n", "B"]);
+  const wrong = {
+    "You are brief.": /not JSON/,
+    "{}": /wanted a list/,
+    "[1]": /wanted a list/,
+    '[""]': /wanted a list/,
+  };
+  for (const [content, why] of Object.entries(wrong)) {
+    await assert.rejects(read(content), (error: Error) => {
+      assert.match(error.message, why);
+      return error instanceof RangeError && error.message.startsWith(`Cannot use PUBLIC_PROMPTS="${path}": `);
+    });
+  }
+  await rm(folder, { recursive: true });
+  await assert.rejects(readPublicPrompts(path), /^RangeError: Cannot use PUBLIC_PROMPTS="[^"]+": ENOENT|No such file/);
 });
 
 test("parseEnvironment() takes what may be unsafe one by one", () => {

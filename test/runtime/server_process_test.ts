@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
 import OpenAI from "openai";
 import { type ServerProcess, spawnServer, startServer } from "./this_runtime.ts";
+
+const PUBLIC_PROMPT = "You are a helpful assistant. Answer in one sentence.";
 
 /** Starts a server that cannot start. @returns what it says */
 async function failsToStart(env: Record<string, string>): Promise<string> {
@@ -34,16 +39,27 @@ describe("a server that cannot start says why in one line", () => {
   test("a backend that there is not", async () => {
     assert.match(await failsToStart({ BACKEND: "abacus" }), /^Cannot use BACKEND="abacus": .*$/);
   });
+
+  test("public prompts that there are not", async () => {
+    assert.match(await failsToStart({ PUBLIC_PROMPTS: "no.json" }), /^Cannot use PUBLIC_PROMPTS="no.json": .*$/);
+  });
 });
 
 describe("a server with the bundled model", () => {
   let server: ServerProcess;
   let openai: OpenAI;
+  let folder: string;
   before(async () => {
-    server = await startServer();
+    folder = await mkdtemp(join(tmpdir(), "hearth-server-"));
+    const PUBLIC_PROMPTS = join(folder, "prompts.json");
+    await writeFile(PUBLIC_PROMPTS, JSON.stringify([PUBLIC_PROMPT]));
+    server = await startServer({ PUBLIC_PROMPTS });
     openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none" });
   });
-  after(async () => await server?.[Symbol.asyncDispose]());
+  after(async () => {
+    await server?.[Symbol.asyncDispose]();
+    await rm(folder, { recursive: true, force: true });
+  });
 
   test("says what it serves, with a curl line that answers", async () => {
     const said = server.output();
@@ -102,6 +118,18 @@ describe("a server with the bundled model", () => {
     const second = await ask();
     const { prompt_tokens, completion_tokens } = first.usage!;
     assert.ok(second.usage!.prompt_tokens_details!.cached_tokens! >= prompt_tokens + completion_tokens - 1);
+  });
+
+  test("openai: a public prompt is in memory before the first request, and not among the cached tokens", async () => {
+    assert.match(server.output(), /public {3}1 system prompt, evaluated once for all tenants/);
+    const completion = await openai.chat.completions.create({
+      model: "default",
+      messages: [{ role: "system", content: PUBLIC_PROMPT }, { role: "user", content: "Hello" }],
+      max_completion_tokens: 4,
+    });
+    const { usage, hearth } = completion as typeof completion & { hearth: { cache: { public: number } } };
+    assert.equal(usage!.prompt_tokens_details!.cached_tokens, 0);
+    assert.ok(hearth.cache.public > 10 && hearth.cache.public < usage!.prompt_tokens, JSON.stringify(hearth));
   });
 
   test("openai: errors are typed, and a busy session is not tried again", async () => {
