@@ -176,6 +176,25 @@ describe("Idempotency-Key", () => {
     }
   });
 
+  test("keeps so many for each tenant: one that has many does not push out another's", async () => {
+    const apiKeys = ["ada", "bob"].map((tenant) => ({ tenant, key: `${tenant}-key` }));
+    for (const idempotency of [{ maxEntries: 2 }, { maxBytes: 3500 }]) {
+      const { app: a, backend } = app({}, { idempotency, apiKeys });
+      const ask = async (tenant: string, name: string) => {
+        const headers = { authorization: `Bearer ${tenant}-key`, "idempotency-key": name };
+        const response = await chat(a, { ...body, session: undefined }, headers);
+        await response.text();
+        return response.headers.has("idempotent-replayed");
+      };
+      for (const name of ["1", "2"]) assert.equal(await ask("ada", name), false);
+      for (let name = 1; name <= 20; name++) assert.equal(await ask("bob", `${name}`), false);
+      const passes = backend.passes.length;
+      for (const name of ["1", "2"]) assert.equal(await ask("ada", name), true, JSON.stringify(idempotency));
+      assert.deepEqual([await ask("bob", "20"), backend.passes.length], [true, passes]);
+      assert.equal(await ask("bob", "18"), false, "its own limit holds");
+    }
+  });
+
   test("an answer of a session that is deleted is not given again", async () => {
     const { app: a } = app();
     await (await chat(a, body)).text();
