@@ -56,6 +56,8 @@ const TINY_INSIDE_BYTES = 60_000;
 export interface SyntheticOptions {
   size: Phi3Size;
   seed: number;
+  /** Tokens of the context. @default the size's */
+  contextLength?: number;
 }
 
 /** The `.onnx` file of a size, relative to the folder. */
@@ -72,8 +74,10 @@ export function syntheticGgufPath(size: Phi3Size): string {
 }
 
 /** Writes the whole model folder, weights as they are made: one matrix is in memory at a time. */
-export function writeSyntheticOnnx(store: FileStore, { size, seed }: SyntheticOptions, layout: Layout): void {
-  const shape: Phi3Shape = PHI3_SHAPES[size];
+export function writeSyntheticOnnx(store: FileStore, options: SyntheticOptions, layout: Layout): void {
+  const { size, seed } = options;
+  const sized: Phi3Shape = PHI3_SHAPES[size];
+  const shape = { ...sized, contextLength: options.contextLength ?? sized.contextLength };
   const { style, hubFile, insideBytes = 0 }: LayoutFiles = LAYOUTS[layout];
   const path = syntheticOnnxPath(size, layout);
   const inside = size === "phi-3-mini" ? insideBytes : Math.min(insideBytes, TINY_INSIDE_BYTES);

@@ -16,13 +16,19 @@ export async function requestRaw(port: number, body: object, headers: Record<str
   return socket;
 }
 
+/** The events in what came over a connection, as far as they are whole. */
+export function rawEvents(received: string): SseEvent[] {
+  // HTTP's chunks end anywhere; their sizes stand on lines of their own.
+  const body = received.replaceAll(/\r\n[0-9a-f]+\r\n/g, "");
+  return sseEvents(body.slice(0, body.lastIndexOf("\n\n") + 2));
+}
+
 /** Reads so many events off the connection, then cuts it without a goodbye. */
 export async function readAndVanish(socket: Socket, count: number): Promise<SseEvent[]> {
   let received = "";
   for await (const part of socket) {
     received += part;
-    // Events lie whole in HTTP's chunks, whose sizes stand on lines of their own.
-    const events = sseEvents(received.replaceAll(/\r\n[0-9a-f]+\r\n/g, ""));
+    const events = rawEvents(received);
     if (events.length >= count) {
       socket.resetAndDestroy();
       return events.slice(0, count);

@@ -17,6 +17,10 @@ export interface ServedSimdOptions
   dataDir?: string;
   /** @default "tiny" */
   size?: "tiny" | "tiny-wide";
+  /** Tokens of the model's context. @default 512 */
+  contextLength?: number;
+  /** What the model's name begins with; it is in every event of a stream. @default "hearth-phi3-" */
+  name?: string;
 }
 
 /** What an answer came to. */
@@ -32,12 +36,12 @@ export interface Asked {
 export type ServedSimd = Awaited<ReturnType<typeof servedSimd>>;
 
 /** A real socket over our own engine, with a tiny Phi-3 in it: all but the weights' meaning is as in production. */
-export async function servedSimd(
-  { dataDir, size = "tiny", threads = 2, maxHeapBytes, restarts, ...options }: ServedSimdOptions = {},
-) {
-  const folder = await mkdtemp(join(tmpdir(), "hearth-phi3-"));
+export async function servedSimd(served: ServedSimdOptions = {}) {
+  const { dataDir, size = "tiny", threads = 2, maxHeapBytes, restarts, contextLength, ...rest } = served;
+  const { name = "hearth-phi3-", ...options } = rest;
+  const folder = await mkdtemp(join(tmpdir(), name));
   using store = new DiskStore(folder);
-  writeSyntheticOnnx(store, { size, seed: 1 }, "hub");
+  writeSyntheticOnnx(store, { size, seed: 1, contextLength }, "hub");
   const model = await readModelFolder(folder);
   const simd = { modelDir: folder, config: model.config, threads, maxHeapBytes, restarts };
   const backend = await createSimdBackend(simd) as ThreadBackend;
