@@ -1,4 +1,5 @@
 import { Hono } from "hono";
+import type { CacheForecast } from "../engine/cache_report.ts";
 import type { Generation } from "../engine/generation.ts";
 import type { Answers } from "./answers.ts";
 import { serverTiming } from "./explain.ts";
@@ -28,11 +29,13 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
         const generation = await engine.start(request, { signal });
         const pieces = text(generation);
         const first = await pieces.next();
+        const { firstDifference } = generation.forecast;
         const headers = {
           "x-prompt-tokens": `${generation.promptTokens}`,
           "x-cached-tokens": `${generation.cachedTokens}`,
           ...(generation.publicTokens > 0 && { "x-public-tokens": `${generation.publicTokens}` }),
           "x-cache-reason": generation.forecast.reason,
+          ...(firstDifference && { "x-cache-first-difference": differenceText(firstDifference) }),
           ...(generation.truncated && { "x-truncated-turns": `${generation.truncated.turns}` }),
           "server-timing": serverTiming(generation.timings),
           ...(session &&
@@ -43,6 +46,10 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
     });
   });
 }
+
+/** As `hearth.cache.first_difference`, in a header. */
+const differenceText = ({ token, message }: NonNullable<CacheForecast["firstDifference"]>) =>
+  `token=${token}${message === undefined ? "" : `, message=${message}`}`;
 
 /** The answer's text, piece by piece. Returns at the end of the whole. */
 async function* text(generation: Generation): AsyncGenerator<Frame, true, undefined> {

@@ -61,8 +61,8 @@ test("a stream says it in its last chunk, with usage where that is asked for", a
 test("plain text says it in headers", async () => {
   const { engine } = fakeEngine({ warmBudgetBytes: 2 ** 20, parking: { pays: () => true } });
   const app = createApp(engine);
-  const ask = async () => {
-    const response = await post(app, "/v1/generate", { ...base, prompt: "Once", session: "s" });
+  const ask = async (prompt: object = { prompt: "Once" }) => {
+    const response = await post(app, "/v1/generate", { ...base, ...prompt, session: "s" });
     await response.text();
     return Object.fromEntries(response.headers);
   };
@@ -76,6 +76,13 @@ test("plain text says it in headers", async () => {
   const second = await ask();
   assert.deepEqual([second["x-cache-reason"], second["x-session-state"]], ["restored", "warm"]);
   assert.match(second["server-timing"]!, /^queue;dur=[\d.]+, restore;dur=[\d.]+, prefill;dur=[\d.]+$/);
+  assert.equal(second["x-cache-first-difference"], undefined);
+  const third = await ask({ prompt: "Twice" });
+  assert.deepEqual([third["x-cache-reason"], third["x-cache-first-difference"]], ["token_mismatch", "token=0"]);
+  await ask({ messages: [user("A"), user("B")] });
+  const fourth = await ask({ messages: [user("A"), user("C")] });
+  const at = `token=${fourth["x-cached-tokens"]}, message=1`;
+  assert.deepEqual([fourth["x-cache-reason"], fourth["x-cache-first-difference"]], ["edited_at_message", at]);
 });
 
 test("a call without the cache says that it is off, and names no session", async () => {
