@@ -176,7 +176,7 @@ export class Engine implements AsyncDisposable {
       stops: new StopStrings(stop),
       prefillChunk: this.#prefillChunk,
       draftLength: useCache ? createDraftLength(this.#promptLookup, this.#rowCost) : undefined,
-      onPrefill: (tokens, ms) => this.#host.tiers.rates.recordPrefill(tokens, ms),
+      onPrefill: (tokens, from, ms) => this.#host.tiers.rates.recordPrefill(tokens, from, ms),
       onSettled: () => this.#running.delete(generation),
     }, options.signal);
     this.#running.add(generation);

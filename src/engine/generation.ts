@@ -18,8 +18,8 @@ export interface GenerationParts extends Omit<SequenceParts, "signal" | "promptI
   sampler: Sampler;
   detokenizer: Detokenizer;
   stops: StopStrings;
-  /** Called with the new tokens of a prefill and how long they took, waiting for other requests included. */
-  onPrefill?(tokens: number, ms: number): void;
+  /** Called with the new tokens of a prefill, those before them, and how long it took, waiting for others included. */
+  onPrefill?(tokens: number, from: number, ms: number): void;
   /** Called once when the generation is over, however it ended, and its session is free. */
   onSettled(): void;
 }
@@ -122,7 +122,8 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     const prefillStartedAt = performance.now();
     let logits = await this.#sequence.prefill();
     const prefillMs = this.#prefillMs = performance.now() - prefillStartedAt;
-    onPrefill?.(this.promptTokens - this.cachedTokens - this.publicTokens, prefillMs);
+    const from = this.cachedTokens + this.publicTokens;
+    onPrefill?.(this.promptTokens - from, from, prefillMs);
     const ttftMs = performance.now() - startedAt;
 
     let finishReason: FinishReason | undefined = maxTokens === 0 ? "length" : undefined;

@@ -62,7 +62,7 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
   const newTokens = prompt.ids.length - reusedTokens - publicTokens;
   const restoredBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
   const bytes = Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), restoredBytes);
-  const prefillMs = tiers.rates.prefillMs(newTokens);
+  const prefillMs = tiers.rates.prefillMs(newTokens, prompt.ids.length - newTokens);
   const restoreMs = restores ? tiers.rates.restoreMs(kv.parked!.byteLength) : 0;
   return {
     turn: session.turn,

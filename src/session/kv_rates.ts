@@ -1,3 +1,5 @@
+import { PrefillCost } from "./prefill_cost.ts";
+
 /** How much of what was measured before still counts beside one measurement more. */
 const MEMORY = 0.7;
 
@@ -19,12 +21,12 @@ class Rate {
 
 /** What evaluating and moving KV cost here, as measured. One for all sessions of an engine. */
 export class KvRates {
-  readonly #prefill = new Rate();
+  readonly #prefill = new PrefillCost();
   readonly #restore = new Rate();
 
-  /** Counts a prefill of new tokens. */
-  recordPrefill(tokens: number, ms: number): void {
-    this.#prefill.record(tokens, ms);
+  /** Counts a prefill of new tokens after `from` others. */
+  recordPrefill(tokens: number, from: number, ms: number): void {
+    this.#prefill.record(tokens, from, ms);
   }
 
   /** Counts a restore, reading and checking included. */
@@ -32,9 +34,9 @@ export class KvRates {
     this.#restore.record(bytes, ms);
   }
 
-  /** Milliseconds to evaluate so many tokens; `undefined` before the first measurement. */
-  prefillMs(tokens: number): number | undefined {
-    return this.#prefill.msFor(tokens);
+  /** Milliseconds to evaluate so many tokens after `from` others; `undefined` before the first measurement. */
+  prefillMs(tokens: number, from: number): number | undefined {
+    return this.#prefill.ms(tokens, from);
   }
 
   /** Milliseconds to restore so many bytes; `undefined` before the first measurement. */
@@ -55,7 +57,7 @@ export class MeasuredParking implements ParkingPolicy {
 
   pays(tokens: number, bytes: number): boolean {
     const restoreMs = this.rates.restoreMs(bytes);
-    const prefillMs = this.rates.prefillMs(tokens);
+    const prefillMs = this.rates.prefillMs(tokens, 0);
     return restoreMs === undefined || prefillMs === undefined || restoreMs < prefillMs;
   }
 }

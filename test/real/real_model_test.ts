@@ -92,6 +92,38 @@ describe("the bundled model", () => {
   });
 });
 
+describe("plan()", () => {
+  test("predicts the time to the first token: short and long prompts, cold and hot, within 2.5 times", async () => {
+    let last = 0;
+    const words = (count: number) => Array.from({ length: count }, () => 1000 + (last += 37) % 20_000);
+    /** Measured by predicted, the best of three. @param ids of the prompt, new ones each time */
+    const ratio = async (ids: () => number[], id: () => string) => {
+      const ratios: number[] = [];
+      for (let n = 0; n < 3; n++) {
+        const request = { prompt: { ids: ids() }, maxTokens: 1, ignoreEos: true, session: { id: id() } };
+        const { predictedTtftMs } = await engine.sessions.plan(request);
+        const { timings } = (await answer(request)).end;
+        ratios.push(timings.ttftMs / predictedTtftMs!);
+      }
+      return ratios.reduce((best, one) => Math.abs(Math.log(one)) < Math.abs(Math.log(best)) ? one : best);
+    };
+    const fresh = () => `plan ${last}`;
+    const known = () => engine.sessions.inspect("plan").ids;
+    for (const count of [20, 200]) await ratio(() => words(count), fresh);
+    await answer({ prompt: { ids: words(600) }, maxTokens: 1, session: { id: "plan" } });
+    const ratios = {
+      "20 cold": await ratio(() => words(20), fresh),
+      "300 cold": await ratio(() => words(300), fresh),
+      "2 after 600": await ratio(() => [...known(), ...words(2)], () => "plan"),
+      "60 after 600": await ratio(() => [...known(), ...words(60)], () => "plan"),
+      "20 cold again": await ratio(() => words(20), fresh),
+    };
+    const told = Object.entries(ratios).map(([what, ratio]) => `${what} ${ratio.toFixed(2)}x`).join(", ");
+    console.log(`TTFT by what plan() predicted: ${told}`);
+    for (const ratio of Object.values(ratios)) assert.ok(ratio > 1 / 2.5 && ratio < 2.5, told);
+  });
+});
+
 describe("a public system prompt", () => {
   const system = {
     role: "system",
