@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { collect } from "../fakes/fake_engine.ts";
 import { sseEvents } from "../http/client.ts";
-import { type ServedSimd, servedSimd } from "./served_simd.ts";
+import { type ServedSimd, servedSimd, type ServedSimdOptions } from "./served_simd.ts";
 
 /** A prompt of about so many tokens, unlike others from its beginning: nothing of it can be shared. */
 const prompt = (n: number, tokens: number) => [{
@@ -17,7 +17,8 @@ describe("our engine, served, when its heap is full", () => {
   after(async () => await sound[Symbol.asyncDispose]());
 
   /** KV may have 16 MiB, and finds about 6 in the heap: a token takes 1 KiB. */
-  const cramped = () => servedSimd({ size: "tiny-wide", maxHeapBytes: 13 * 2 ** 20 });
+  const cramped = (options: ServedSimdOptions = {}) =>
+    servedSimd({ size: "tiny-wide", maxHeapBytes: 13 * 2 ** 20, ...options });
 
   async function checkLastAnswer({ engine }: ServedSimd, id: string): Promise<void> {
     const { ids, turns } = engine.sessions.inspect(id);
@@ -38,25 +39,28 @@ describe("our engine, served, when its heap is full", () => {
   const state = ({ engine }: ServedSimd, id: string) =>
     engine.sessions.list().find((session) => session.id === id)?.state;
 
-  test("in a prefill, idle KV goes, least recently used first, and no answer is another", async () => {
-    await using server = await cramped();
-    const { engine } = server;
-    let last = 0;
-    for (;; last++) {
-      const { status } = await server.ask(prompt(last, 1200), { session: `s${last}` });
-      assert.equal(status, 200);
-      if (engine.sessions.stats().evictions > 0) break;
-    }
-    assert.deepEqual([state(server, "s0"), state(server, "s1"), state(server, `s${last}`)], ["cold", "hot", "hot"]);
-    await checkLastAnswer(server, `s${last}`);
-    await checkCounts(server);
-    const append = { session: { id: "s0", mode: "append" } };
-    const { status, hearth } = await server.ask(prompt(0, 20), append);
-    assert.deepEqual([status, hearth.session.turn, hearth.cache.reason], [200, 2, "evicted"]);
-    await checkLastAnswer(server, "s0");
-    assert.equal(state(server, "s1"), "cold");
-    await checkCounts(server);
-  });
+  const parking = { warmBudgetBytes: 2 ** 24, parking: { pays: () => true } };
+  for (const [where, options, reason] of [["cold", {}, "evicted"], ["warm", parking, "restored"]] as const) {
+    test(`in a prefill, idle KV goes, least recently used first, and is ${where}: no answer is another`, async () => {
+      await using server = await cramped(options);
+      const { engine } = server;
+      let last = 0;
+      for (;; last++) {
+        const { status } = await server.ask(prompt(last, 1200), { session: `s${last}` });
+        assert.equal(status, 200);
+        if (engine.sessions.stats().evictions > 0) break;
+      }
+      assert.deepEqual([state(server, "s0"), state(server, "s1"), state(server, `s${last}`)], [where, "hot", "hot"]);
+      await checkLastAnswer(server, `s${last}`);
+      await checkCounts(server);
+      const append = { session: { id: "s0", mode: "append" } };
+      const { status, hearth } = await server.ask(prompt(0, 20), append);
+      assert.deepEqual([status, hearth.session.turn, hearth.cache.reason], [200, 2, reason]);
+      await checkLastAnswer(server, "s0");
+      assert.deepEqual([state(server, "s0"), state(server, "s1")], ["hot", where]);
+      await checkCounts(server);
+    });
+  }
 
   test("in prefills beside streams: those that find no room are refused, the others go on", async () => {
     await using server = await cramped();

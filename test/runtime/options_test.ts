@@ -75,6 +75,10 @@ test("parseEnvironment() names the variable that is wrong", () => {
   assert.throws(() => parseEnvironment({ THREADS: "0" }), /THREADS="0"/);
   assert.throws(() => parseEnvironment({ BACKEND: "cuda" }), /BACKEND="cuda"/);
   assert.throws(() => parseEnvironment({ KV: "int4" }), /KV="int4"/);
+  for (const MAX_HEAP_MIB of ["7", "4097", "1.5"]) {
+    assert.throws(() => parseEnvironment({ MAX_HEAP_MIB }), /MAX_HEAP_MIB="/);
+  }
+  assert.equal(parseEnvironment({ MAX_HEAP_MIB: "160" }).maxHeapBytes, 160 * 2 ** 20);
   assert.throws(() => parseEnvironment({ PROMPT_LOOKUP: "yes" }), /PROMPT_LOOKUP="yes"/);
   assert.throws(
     () => parseEnvironment({ SESSION_KEY: "geheim" }),

@@ -65,6 +65,7 @@ test("in a full heap anything works or is refused, changes nothing then, and sto
   await fc.assert(
     fc.asyncProperty(program, async ({ room, steps }) => {
       await fill();
+      assert.ok(backend.kvBytes(BLOCK_TOKENS * others.length) >= backend.info.kvRoomBytes!, "as much as was promised");
       const before = [done, refused];
       for (const cache of others.splice(0, room)) cache.dispose();
       const sequences = Array.from({ length: 3 }, () => ({ ids: [] as number[], cache: backend.createKvCache() }));
