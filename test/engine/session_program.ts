@@ -38,6 +38,10 @@ export const step = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("evict" as const) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("delete" as const) }) },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("fail" as const), ids }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constant("full" as const), ids, times: fc.integer({ min: 1, max: 5 }) }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("crash" as const) }) },
 );
 
@@ -69,6 +73,8 @@ export interface ProgramHost {
   checkAnswer(prompt: readonly number[], answer: readonly SampledToken[]): void | Promise<void>;
   /** Makes the next pass fail with an {@linkcode PASS_FAILED} error, once its caches have grown. */
   failNext(): void;
+  /** Lets so many passes, the next ones, find no memory. */
+  fill(times: number): void;
   /** Loses the KV of all sessions; resolves when passes can run again. */
   crash(): void | Promise<void>;
 }
@@ -144,6 +150,9 @@ export class ProgramRun {
       }
       case "fail":
         this.host.failNext();
+        return await this.#turn(id, step.ids, { ids: step.ids }, turn);
+      case "full":
+        this.host.fill(step.times);
         return await this.#turn(id, step.ids, { ids: step.ids }, turn);
       case "crash":
         return await this.host.crash();

@@ -31,6 +31,9 @@ const fakeHost = (backend: FakeBackend): ProgramHost => ({
   failNext() {
     backend.failNext = new Error(PASS_FAILED);
   },
+  fill(times) {
+    backend.refuseNext = times;
+  },
   crash() {
     for (const cache of backend.caches) cache.lost = true;
   },

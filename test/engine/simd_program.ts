@@ -5,6 +5,7 @@ import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import type { KvType } from "../../src/backend/simd/wasm_engine.ts";
 import { ThreadBackend } from "../../src/backend/thread_backend.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
+import { OutOfMemoryError } from "../../src/errors.ts";
 import type { ModelFolder } from "../../src/model/model_folder.ts";
 import type { SampledToken } from "../../src/sampling/sampler.ts";
 import { crashThread } from "../backend/crash_thread.ts";
@@ -35,6 +36,7 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
   /** Every cache of the program, forks and imports too. */
   readonly #caches: KvCache[] = [];
   #failNext = false;
+  #refuseNext = 0;
   #crash: Promise<void> | undefined;
 
   static async start(model: ModelFolder, kv: KvType): Promise<SimdHost> {
@@ -56,6 +58,11 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
       return cache;
     };
     backend.forward = async (rows, options) => {
+      // A crash has no cache, and is not to be refused.
+      if (this.#refuseNext > 0 && rows.every(({ cache }) => cache)) {
+        this.#refuseNext--;
+        throw new OutOfMemoryError("Cannot run a pass: there is no memory");
+      }
       // Greedy turns ask for the best logit; what else there is must be right as well.
       const results = await forward.call(backend, rows.map((row) => ({ ...row, top: this.#top })), options);
       for (const logits of results.flatMap(({ top }) => top!)) {
@@ -91,6 +98,10 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
     this.#failNext = true;
   }
 
+  fill(times: number): void {
+    this.#refuseNext = times;
+  }
+
   /** Two at once are one. */
   async crash(): Promise<void> {
     if (this.crashes < this.mostCrashes) await this.lose();
@@ -113,6 +124,7 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
     this.#given.clear();
     this.#caches.length = 0;
     this.#failNext = false;
+    this.#refuseNext = 0;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

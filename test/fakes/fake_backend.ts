@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers/promises";
 import type { Backend, BackendInfo, BackendStats, ForwardRow, RowResult } from "../../src/backend/backend.ts";
-import { BackendUnavailableError } from "../../src/errors.ts";
+import { BackendUnavailableError, OutOfMemoryError } from "../../src/errors.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 import { type KvParts, slices } from "../../src/kv/kv_parts.ts";
 import { collect } from "../kv/collect.ts";
@@ -65,6 +65,8 @@ export class FakeBackend implements Backend {
   readonly passes: { tokens: number; start: number }[] = [];
   /** Set to make the next pass fail. */
   failNext: Error | undefined;
+  /** Passes that find no memory, the next ones. */
+  refuseNext = 0;
   delayMs: number;
   disposed = false;
 
@@ -117,6 +119,10 @@ export class FakeBackend implements Backend {
 
   async forward(rows: readonly ForwardRow[]): Promise<RowResult[]> {
     await this.#work();
+    if (this.refuseNext > 0) {
+      this.refuseNext--;
+      throw new OutOfMemoryError("Cannot run a pass: there is no memory");
+    }
     const failure = this.failNext;
     this.failNext = undefined;
     return rows.map(({ cache, tokenIds, logits = "last" }) => {
