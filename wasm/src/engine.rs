@@ -128,16 +128,22 @@ impl Engine {
     }
 
     /// Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
-    pub fn set_vector(&mut self, slot: u32, layer: usize, values: usize, count: usize) {
-        let values = unsafe { from_raw_parts(values as *const f32, count) }.to_vec();
+    /// Returns false when the memory is not there.
+    pub fn set_vector(&mut self, slot: u32, layer: usize, values: usize, count: usize) -> bool {
         let model = &mut self.model;
-        *match slot {
+        let vector = match slot {
             0 => &mut model.layers[layer].input_norm,
             1 => &mut model.layers[layer].post_attention_norm,
             2 => &mut model.final_norm,
             3 => &mut model.cos,
             _ => &mut model.sin,
-        } = values;
+        };
+        let reserved = reserve(vector, count);
+        if reserved {
+            vector.clear();
+            vector.extend_from_slice(unsafe { from_raw_parts(values as *const f32, count) });
+        }
+        reserved
     }
 
     /// An empty sequence. Returns its id.

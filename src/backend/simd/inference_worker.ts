@@ -7,7 +7,7 @@ import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { serveThread } from "../serve_thread.ts";
 import { findDecoderWeights } from "./decoder_weights.ts";
 import { loadKernels } from "./kernels.ts";
-import { packedBytes } from "./load_weights.ts";
+import { packedBytes, stagingBytes } from "./load_weights.ts";
 import { requireRoom } from "./require_room.ts";
 import { SimdSession } from "./simd_session.ts";
 import { ThreadPool } from "./thread_pool.ts";
@@ -36,7 +36,8 @@ await serveThread(async (onProgress) => {
   if (!kernels) {
     throw new BackendUnavailableError("Cannot run the simd engine: no build of it gives right numbers here");
   }
-  const needs = { weightBytes: packedBytes(kernels, weights), config, threads };
+  const weightBytes = packedBytes(kernels, weights);
+  const needs = { weightBytes, stagingBytes: stagingBytes(weights), config, threads };
   const kvRoomBytes = requireRoom(needs, { budgetBytes: memoryBudgetBytes, maxHeapBytes });
   const pool = await ThreadPool.start(kernels, threads);
   const session = new SimdSession(kernels, pool, config, weights, { kv, activations, kvRoomBytes }, onProgress);

@@ -16,14 +16,22 @@ const PANEL = 16;
 
 /** Bytes that the weights take in the heap. */
 export function packedBytes({ exports }: Kernels, weights: DecoderWeights): number {
-  const { layers, embedding, head, finalNorm, cos, sin } = weights;
+  const { layers, embedding, head } = weights;
   const matrices = layers.flatMap(({ qkv, output, gateUp, down }) => [qkv, output, gateUp, down]);
   if (!("values" in embedding)) matrices.push(embedding);
   if (head) matrices.push(head);
   const table = "values" in embedding ? 2 * embedding.n * embedding.k : 0;
-  const vectors = [...layers.flatMap((layer) => [layer.inputNorm, layer.postAttentionNorm]), finalNorm, cos, sin];
   return matrices.reduce((sum, matrix) => sum + (exports.matrix_bytes(formOf(matrix), matrix.n, matrix.k) >>> 0), 0) +
-    vectors.reduce((sum, { length }) => sum + length, table);
+    vectorsOf(weights).reduce((sum, { length }) => sum + length, table);
+}
+
+/** Bytes of the heap that hold what is being read, at most. */
+export function stagingBytes(weights: DecoderWeights): number {
+  return Math.max(STAGING_BYTES, ...vectorsOf(weights).map(({ length }) => length));
+}
+
+function vectorsOf({ layers, finalNorm, cos, sin }: DecoderWeights): TensorBytes[] {
+  return [...layers.flatMap((layer) => [layer.inputNorm, layer.postAttentionNorm]), finalNorm, cos, sin];
 }
 
 /** The form that a matrix is packed in. */
@@ -111,7 +119,8 @@ class Loader {
 
   vector(slot: number, layer: number, values: TensorBytes): void {
     const [pointer] = this.#read([{ part: values, at: 0, rows: 1, n: 1 }]);
-    this.#engine.set_vector(slot, layer, pointer!, values.length / 4);
+    if (this.#engine.set_vector(slot, layer, pointer!, values.length / 4)) return;
+    throw new OutOfMemoryError(`Cannot load ${values.length / 4} numbers: the WASM heap is full`);
   }
 
   /** Reads `rows` of `n` rows of each part, from byte `at` on. @returns where each is, until the next call */

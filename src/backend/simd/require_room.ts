@@ -3,8 +3,8 @@ import type { ModelConfig } from "../../model/model_config.ts";
 import { PASS_TOKENS } from "./cut_passes.ts";
 import { HEAP_BYTES } from "./kernels.ts";
 
-/** The engine's own data and stack, what is read of the weights at a time, and what small vectors take. */
-const FIXED_BYTES = 8 * 2 ** 20;
+/** The engine's own data and stack, and what small vectors take. */
+const FIXED_BYTES = 4 * 2 ** 20;
 /** Stack and the like of each thread beside the first. */
 const THREAD_BYTES = 2.25 * 2 ** 20;
 
@@ -12,6 +12,8 @@ const THREAD_BYTES = 2.25 * 2 ** 20;
 export interface HeapNeeds {
   /** Packed, as the heap holds them. */
   weightBytes: number;
+  /** What is read of them at a time. */
+  stagingBytes: number;
   config: ModelConfig;
   /** That share a pass. */
   threads: number;
@@ -30,9 +32,9 @@ export interface HeapLimits {
  * @returns bytes that are left for KV
  * @throws {OutOfMemoryError} with what it takes and what there is
  */
-export function requireRoom({ weightBytes, config, threads }: HeapNeeds, limits: HeapLimits): number {
-  const { budgetBytes, maxHeapBytes } = limits;
-  const needed = weightBytes + passBytes(config) + FIXED_BYTES + THREAD_BYTES * (threads - 1);
+export function requireRoom(needs: HeapNeeds, { budgetBytes, maxHeapBytes }: HeapLimits): number {
+  const { weightBytes, stagingBytes, config, threads } = needs;
+  const needed = weightBytes + stagingBytes + passBytes(config) + FIXED_BYTES + THREAD_BYTES * (threads - 1);
   if (needed <= Math.min(budgetBytes, maxHeapBytes)) return maxHeapBytes - needed;
   const [limit, what] = budgetBytes < maxHeapBytes
     ? [budgetBytes, "may be used here"]

@@ -14,7 +14,7 @@ export interface WasmEngine {
     packedZeros: boolean,
   ): number;
   set_table(first: number, count: number, values: number, half: boolean): number;
-  set_vector(slot: number, layer: number, values: number, count: number): void;
+  set_vector(slot: number, layer: number, values: number, count: number): boolean;
   sequence_new(): number;
   sequence_truncate(id: number, length: number): void;
   sequence_free(id: number): void;

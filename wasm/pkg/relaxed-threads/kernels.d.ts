@@ -94,8 +94,9 @@ export class Engine {
     set_table(first: number, count: number, values: number, half: boolean): number;
     /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
+     * Returns false when the memory is not there.
      */
-    set_vector(slot: number, layer: number, values: number, count: number): void;
+    set_vector(slot: number, layer: number, values: number, count: number): boolean;
     /**
      * Where the last pass's hidden states are: f32 `[tokens, hidden]`.
      */
@@ -253,7 +254,7 @@ export interface InitOutput {
     readonly engine_sequence_new: (a: number) => number;
     readonly engine_sequence_truncate: (a: number, b: number, c: number) => void;
     readonly engine_set_table: (a: number, b: number, c: number, d: number, e: number) => number;
-    readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => void;
+    readonly engine_set_vector: (a: number, b: number, c: number, d: number, e: number) => number;
     readonly engine_states: (a: number) => number;
     readonly engine_unwatch: (a: number) => void;
     readonly engine_used_blocks: (a: number) => number;

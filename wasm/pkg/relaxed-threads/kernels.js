@@ -242,13 +242,16 @@ export class Engine {
     }
     /**
      * Copies f32 values for `slot`: 0 input norm, 1 post-attention norm of `layer`; 2 final norm, 3 cos, 4 sin.
+     * Returns false when the memory is not there.
      * @param {number} slot
      * @param {number} layer
      * @param {number} values
      * @param {number} count
+     * @returns {boolean}
      */
     set_vector(slot, layer, values, count) {
-        wasm.engine_set_vector(this.__wbg_ptr, slot, layer, values, count);
+        const ret = wasm.engine_set_vector(this.__wbg_ptr, slot, layer, values, count);
+        return ret !== 0;
     }
     /**
      * Where the last pass's hidden states are: f32 `[tokens, hidden]`.
