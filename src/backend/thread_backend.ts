@@ -202,12 +202,9 @@ export class ThreadBackend implements Backend {
   async #pause(): Promise<void> {
     const { afterMs, onDemand } = this.#restarts.next();
     if (onDemand) {
-      const { message } = this.thread.failure!;
+      const [{ message }, { most }, restS] = [this.thread.failure!, this.#restarts, afterMs / 1000];
       this.#resting = new BackendUnavailableError(
-        `${message}; so did ${this.#restarts.most} that were started after it: what comes in ${
-          afterMs / 1000
-        } s or later ` +
-          "starts the next one",
+        `${message}; starting another came to nothing ${most} times, and is tried again when a request comes in ${restS} s or later`,
       );
       this.#options.onCrash?.(this.#resting);
     }

@@ -49,6 +49,17 @@ test("FallbackBackend starts the second once, however many ask", async () => {
   assert.ok(first.disposed && second.disposed);
 });
 
+test("FallbackBackend revives what it runs on", async () => {
+  const { first, second, backend } = pair();
+  const revived: string[] = [];
+  for (const one of [first, second]) Object.assign(one, { revive: () => revived.push(one.info.name) });
+  backend.revive();
+  first.failure = new BackendUnavailableError("Cannot run: it is gone");
+  await backend.recover();
+  backend.revive();
+  assert.deepEqual(revived, [first.info.name, second.info.name]);
+});
+
 test("FallbackBackend has nothing to go on with when the second cannot start, or fails too", async () => {
   const { first, second, backend } = pair();
   first.failure = new BackendUnavailableError("Cannot run: it is gone");

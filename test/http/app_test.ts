@@ -306,6 +306,11 @@ describe("health and models", () => {
     const response = await get(app, "/readyz");
     assert.equal(response.status, 503);
     assert.match((await response.json()).reason, /inference thread is gone/);
+    let asked = 0;
+    Object.assign(backend, { revive: () => asked++ });
+    await get(app, "/readyz");
+    assert.equal((await post(app, "/v1/generate", { prompt: "Hello" })).status, 503);
+    assert.ok(asked >= 2, "a probe and a request are each a reason to try again");
   });
 
   test("readyz says why the model is not there", async () => {
