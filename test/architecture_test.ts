@@ -56,10 +56,13 @@ test("imports inside src/ point one way", async () => {
   }
 });
 
-test("onnxruntime and hono stay with their owners", async () => {
+/** The package that a specifier is of: `@scope/name` or `name`, without what follows. */
+const packageOf = (specifier: string) => /^(@[^/]+\/)?[^/]+/.exec(specifier)?.[0] ?? specifier;
+
+test("onnxruntime, hono and the hub's client stay with their owners", async () => {
   for (const [name, code] of await sources()) {
     for (const specifier of specifiers(code)) {
-      const owner = OWNERS[specifier.split("/")[0]!];
+      const owner = OWNERS[packageOf(specifier)];
       assert.ok(!owner || owner.test(name), `src/${name} imports ${specifier}`);
     }
   }
@@ -70,5 +73,11 @@ test("runtime specifics stay in src/runtime", async () => {
     if (name.startsWith("runtime/")) continue;
     const bare = code.replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, "");
     assert.doesNotMatch(bare, RUNTIME_SPECIFIC, `src/${name}`);
+  }
+});
+
+test("a start does not wait for the hub's client: it is imported where a hub is asked", async () => {
+  for (const [name, code] of await sources()) {
+    assert.doesNotMatch(code, /from "@huggingface\/hub"/, `src/${name} imports it for whoever imports this file`);
   }
 });

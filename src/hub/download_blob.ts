@@ -6,6 +6,7 @@ import { DownloadError } from "../errors.ts";
 import { lockPartial } from "./blob_lock.ts";
 import { blobHash, hashFile } from "./blob_hash.ts";
 import { type CacheLayout, sizeOf } from "./cache_layout.ts";
+import { printable } from "./printable.ts";
 import { refused, type RemoteFile } from "./repo_files.ts";
 
 /** Options of {@linkcode downloadBlob}. */
@@ -162,7 +163,7 @@ class Transfer {
       const [, from, total] = /^bytes (\d+)-\d+\/(\d+)$/.exec(range ?? "") ?? [];
       if (Number(from) !== this.at || Number(total) !== size) {
         throw new DownloadError(
-          `Cannot get ${path}: the hub sends "${range}", wanted ${size} bytes from ${this.at} on`,
+          `Cannot get ${path}: the hub sends "${printable(range ?? "")}", wanted ${size} bytes from ${this.at} on`,
         );
       }
     } else if (this.at > 0) await this.#startOver();

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { DownloadError } from "../errors.ts";
 import type { HubSettings } from "./hub_settings.ts";
+import { type AnswerLimits, readWhole } from "./read_whole.ts";
 
 /** Options of {@linkcode hubFetch}. */
 export interface HubFetchOptions {
@@ -20,11 +21,16 @@ const TRY_AGAIN: ReadonlySet<number> = new Set([429, 500, 502, 503, 504]);
 
 /**
  * A `fetch` for one hub. It sends the token to that hub only, wherever redirects lead; waits and tries again where
- * the hub is busy or the connection fails; and refuses to begin anywhere else, since the hub's own answers name URLs.
- * Other statuses are the caller's.
+ * the hub is busy or the connection fails; and refuses to begin anywhere else, or as anybody else, since the hub's own
+ * answers name URLs. Other statuses are the caller's.
+ * @param whole answers are read whole, within these limits, as a part of the request. @default they are the caller's
  * @throws {DownloadError} when it stays busy or cannot be reached
  */
-export function hubFetch({ endpoint, token }: HubSettings, options: HubFetchOptions = {}): typeof fetch {
+export function hubFetch(
+  { endpoint, token }: HubSettings,
+  options: HubFetchOptions = {},
+  whole?: AnswerLimits,
+): typeof fetch {
   const { attempts = 5, backoffMs = 1000, maxRetryAfterMs = 120_000, timeoutMs = 30_000 } = options;
   const origin = new URL(endpoint).origin;
 
@@ -41,9 +47,12 @@ export function hubFetch({ endpoint, token }: HubSettings, options: HubFetchOpti
         (signal) => fetch(url, { ...init, headers, signal, redirect: "manual" }),
       );
       const location = response.headers.get("location");
-      if (response.status < 300 || response.status > 399 || location === null) return response;
+      if (response.status < 300 || response.status > 399 || location === null) {
+        return whole ? await readWhole(response, whole) : response;
+      }
       await response.body?.cancel();
       const next = new URL(location, url);
+      requireNobody(next, url.pathname);
       if (hops === MAX_REDIRECTS) throw new DownloadError(`Cannot get ${url.pathname}: more than ${hops} redirects`);
       if (next.protocol !== "https:" && next.protocol !== url.protocol) {
         throw new DownloadError(`Cannot get ${url.pathname}: redirected to ${next.protocol}, wanted https:`);
@@ -55,6 +64,7 @@ export function hubFetch({ endpoint, token }: HubSettings, options: HubFetchOpti
   const all = async (input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> => {
     const url = new URL(input instanceof Request ? input.url : input);
     if (url.origin !== origin) throw new DownloadError(`Cannot get ${url}: wanted a URL of ${origin}`);
+    requireNobody(url, url.pathname);
     for (let attempt = 1;; attempt++) {
       let waitMs = backoffMs * 2 ** (attempt - 1);
       try {
@@ -82,6 +92,13 @@ export function hubFetch({ endpoint, token }: HubSettings, options: HubFetchOpti
   };
   // Runtimes hang functions of their own on fetch (Bun's preconnect); nobody calls those here.
   return all as typeof fetch;
+}
+
+/** A URL with a name and password in it would send them as `Authorization`, in place of the token. */
+function requireNobody({ username, password }: URL, path: string): void {
+  if (username || password) {
+    throw new DownloadError(`Cannot get ${path}: sent to a URL with a user or password in it, wanted one without`);
+  }
 }
 
 /** Seconds or a date; 0 for none. https://www.rfc-editor.org/rfc/rfc9110#field.retry-after */

@@ -1,7 +1,6 @@
 import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
-import { getHFHubCachePath, HUB_URL } from "@huggingface/hub";
 
 /** Which hub, as whom, and where its files are kept. */
 export interface HubSettings {
@@ -12,11 +11,13 @@ export interface HubSettings {
   cacheDir: string;
 }
 
+const HUB_URL = "https://huggingface.co";
+
 /**
  * Reads `HF_ENDPOINT`, `HF_TOKEN` (or the file that `hf auth login` writes), and `HF_HUB_CACHE` or `HF_HOME`, as
  * huggingface_hub does.
  * https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
- * @throws {RangeError} when `HF_ENDPOINT` is no URL
+ * @throws {RangeError} when `HF_ENDPOINT` is no URL, or has a user or password in it, which no request may have
  */
 export function readHubSettings(): HubSettings {
   const { env } = process;
@@ -24,14 +25,22 @@ export function readHubSettings(): HubSettings {
   if (!URL.canParse(endpoint) || !/^https?:$/.test(new URL(endpoint).protocol)) {
     throw new RangeError(`Cannot use HF_ENDPOINT="${endpoint}": wanted a URL that begins with http:// or https://`);
   }
-  return { endpoint, token: env.HF_TOKEN?.trim() || savedToken(), cacheDir: resolve(getHFHubCachePath()) };
+  const { username, password, host } = new URL(endpoint);
+  if (username || password) {
+    throw new RangeError(`Cannot use HF_ENDPOINT of ${host}: it has a user or password, wanted HF_TOKEN for that`);
+  }
+  const cacheDir = env.HF_HUB_CACHE ?? env.HUGGINGFACE_HUB_CACHE ?? join(home(), "hub");
+  return { endpoint, token: env.HF_TOKEN?.trim() || savedToken(), cacheDir: resolve(cacheDir) };
+}
+
+function home(): string {
+  const { env } = process;
+  return env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
 }
 
 function savedToken(): string | undefined {
-  const { env } = process;
-  const home = env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
   try {
-    return readFileSync(env.HF_TOKEN_PATH ?? join(home, "token"), "utf8").trim() || undefined;
+    return readFileSync(process.env.HF_TOKEN_PATH ?? join(home(), "token"), "utf8").trim() || undefined;
   } catch {
     return undefined;
   }

@@ -4,20 +4,18 @@ import { CacheLayout, sizeOf } from "./cache_layout.ts";
 import { chooseFiles } from "./choose_files.ts";
 import { downloadBlob } from "./download_blob.ts";
 import { freeDiskBytes, requireDisk } from "./free_disk.ts";
-import { hubFetch, type HubFetchOptions } from "./hub_fetch.ts";
+import { hubFetch } from "./hub_fetch.ts";
 import type { HubSettings } from "./hub_settings.ts";
-import { listRepoFiles, type RemoteFile } from "./repo_files.ts";
+import { type ListOptions, listRepoFiles, type RemoteFile } from "./repo_files.ts";
 import type { RepoName } from "./repo_name.ts";
 import { TransferMeter, type TransferState } from "./transfer_meter.ts";
 
 /** Options of {@linkcode pullModel}. */
-export interface PullOptions extends HubFetchOptions {
+export interface PullOptions extends ListOptions {
   /** Which graph: see {@linkcode chooseFiles}. */
   variant?: string;
   /** What the model is to be run in; decides where no variant was asked for. @default "f32" */
   floats?: FloatType;
-  /** How long a connection may be silent, in milliseconds. @default 30000 */
-  stallMs?: number;
   /** Called when bytes came. */
   onTransfer?: (state: TransferState) => void;
   /** Bytes that may be written below a folder. @default asks the file system */
@@ -49,7 +47,7 @@ export async function pullModel(
 ): Promise<PulledModel> {
   const { name, revision } = repo;
   const fetch = hubFetch(settings, options);
-  const { commit, files: all } = await listRepoFiles(repo, settings, fetch);
+  const { commit, files: all } = await listRepoFiles(repo, settings, options);
   const { folder, variant, files } = chooseFiles(name, all, options.variant, options.floats);
   const cache = new CacheLayout(settings.cacheDir, name);
   const missing = await missingBlobs(cache, files);

@@ -19,6 +19,19 @@ export interface Fault {
   silent?: boolean;
 }
 
+/** What a {@linkcode LocalHub} does wrong with its listing. */
+export type ListingFault =
+  /** Ends in the middle of a page, and says nothing more. */
+  | "silent"
+  /** Says another character now and then. */
+  | "trickles"
+  /** A page that goes on and on. */
+  | "endless page"
+  /** Pages without an entry, each of which names the next one. */
+  | "endless pages"
+  /** The next page is elsewhere, or wants a password. */
+  | { next: string };
+
 /** A request as it came. */
 export interface SeenRequest {
   host: "hub" | "storage";
@@ -42,6 +55,9 @@ export class LocalHub implements AsyncDisposable {
   readonly refusals: { status: number; headers?: Record<string, string> }[] = [];
   /** Paths that the listing has beside the files. */
   readonly alsoListed: unknown[] = [];
+  listingFault: ListingFault | undefined;
+  /** Where downloads are sent, instead of the storage. */
+  redirect: string | undefined;
   commit = "1".repeat(40);
   /** A token that requests to the hub have to bear. */
   token: string | undefined;
@@ -95,7 +111,8 @@ export class LocalHub implements AsyncDisposable {
       else {
         const { port } = this.#storage.address() as AddressInfo;
         // Another origin: what the token must not follow to.
-        response.writeHead(302, { location: `http://localhost:${port}/${path}`, "x-repo-commit": this.commit }).end();
+        const location = this.redirect ?? `http://localhost:${port}/${path}`;
+        response.writeHead(302, { location, "x-repo-commit": this.commit }).end();
       }
     }
   }
@@ -104,8 +121,12 @@ export class LocalHub implements AsyncDisposable {
   #list(response: ServerResponse, cursor: string | null): void {
     const entries = [...[...this.files].map(([path, bytes]) => this.#entry(path, bytes)), ...this.alsoListed];
     const half = Math.ceil(entries.length / 2);
-    const next = `${this.url}/api/models/${this.name}/tree/${this.commit}?recursive=true&expand=false&cursor=2`;
-    if (cursor) json(response, entries.slice(half));
+    const fault = this.listingFault;
+    const tree = `${this.url}/api/models/${this.name}/tree/${this.commit}?recursive=true&expand=false&cursor=`;
+    const next = typeof fault === "object" ? fault.next : `${tree}${Number(cursor ?? 1) + 1}`;
+    if (fault === "endless pages") json(response, [], 200, { link: `<${next}>; rel="next"` });
+    else if (typeof fault === "string") misspeak(response, fault);
+    else if (cursor) json(response, entries.slice(half));
     else json(response, entries.slice(0, half), 200, { link: `<${next}>; rel="next"` });
   }
 
@@ -152,6 +173,17 @@ export class LocalHub implements AsyncDisposable {
       await new Promise((resolve) => server.close(resolve));
     }
   }
+}
+
+/** A page that does not come to its end. */
+function misspeak(response: ServerResponse, fault: "silent" | "trickles" | "endless page"): void {
+  response.writeHead(200, { "content-type": "application/json" }).write("[");
+  const more = () => {
+    if (response.destroyed) return;
+    if (fault === "trickles") response.write(" ", () => setTimeout(more, 5));
+    else response.write(" ".repeat(100_000), () => setImmediate(more));
+  };
+  if (fault !== "silent") more();
 }
 
 function json(response: ServerResponse, body: unknown, status = 200, headers: Record<string, string> = {}): void {
