@@ -181,6 +181,15 @@ export class ChatTemplateError extends Error {
   }
 }
 
+/** The model's tokenizer fails with a text, or does not come to its end. */
+export class TokenizerError extends Error {
+  override name = "TokenizerError";
+  /** @param why no ids came of the text */
+  constructor(why: string, options?: ErrorOptions) {
+    super(`Cannot encode a text with the model's tokenizer: ${why}`, options);
+  }
+}
+
 /** A model folder or a file in it is missing, damaged, or not of a kind that Hearth runs. */
 export class ModelFileError extends Error {
   override name = "ModelFileError";

@@ -9,6 +9,7 @@ import { KvTiers } from "../session/kv_tiers.ts";
 import { PublicPrefixes } from "../session/public_prefixes.ts";
 import type { SessionFiles } from "../session/session_files.ts";
 import { SessionStore } from "../session/session_store.ts";
+import { BackgroundTokenizer } from "../tokenizer/background_tokenizer.ts";
 import { ChatTemplate } from "../tokenizer/chat_template.ts";
 import { Detokenizer } from "../tokenizer/detokenizer.ts";
 import { EncodedTexts } from "../tokenizer/encoded_texts.ts";
@@ -90,8 +91,13 @@ export class Engine implements AsyncDisposable {
       store.recover(session, lastAt, parked);
     }
     const { vocabSize, contextLength } = model.config;
+    const texts = new BackgroundTokenizer(this.tokenizer, () => ({
+      tokenizerJson: JSON.stringify(model.tokenizerJson),
+      tokenizerConfig: JSON.stringify(model.tokenizerConfig),
+    }));
     const encoder = {
       tokenizer: this.tokenizer,
+      texts,
       chatTemplate: () => this.chatTemplate,
       encodedTexts: new EncodedTexts(),
       vocabSize,
@@ -218,6 +224,7 @@ export class Engine implements AsyncDisposable {
     await this.#host.tiers.persist();
     this.#host.store[Symbol.dispose]();
     this.#storage?.[Symbol.dispose]();
+    await this.#host.encoder.texts.close();
     await this.backend[Symbol.asyncDispose]();
   }
 

@@ -83,13 +83,11 @@ async function open(
   const { store, tiers, publicPrefixes, backend, encoder } = host;
   const { session, hold } = held;
   const ref = turnSession(request);
-  const throwIfAborted = () => {
-    options.signal?.throwIfAborted();
-    hold.signal.throwIfAborted();
-  };
+  const signal = options.signal ? AbortSignal.any([options.signal, hold.signal]) : hold.signal;
+  const throwIfAborted = () => signal.throwIfAborted();
   throwIfAborted();
   checkTurn(session, ref);
-  const prompt = await preparePrompt(request, session.transcript, encoder);
+  const prompt = await preparePrompt(request, session.transcript, encoder, signal);
   throwIfAborted();
   const { kv } = session;
   const stateBefore = kv.state;

@@ -1,8 +1,10 @@
 import { ContextOverflowError, InvalidRequestError } from "../errors.ts";
 import { DEFAULT_TENANT } from "../session/session.ts";
 import { sameWords, type StoredMessage, type Transcript } from "../session/transcript.ts";
+import type { BackgroundTokenizer } from "../tokenizer/background_tokenizer.ts";
 import type { ChatMessage, ChatTemplate } from "../tokenizer/chat_template.ts";
 import type { EncodedTexts } from "../tokenizer/encoded_texts.ts";
+import type { TextPart } from "../tokenizer/encoding_protocol.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { DEFAULT_MAX_TOKENS, type GenerateRequest } from "./generate_request.ts";
 import { type Truncation, withoutOldestTurns } from "./truncate_messages.ts";
@@ -10,6 +12,8 @@ import { type Truncation, withoutOldestTurns } from "./truncate_messages.ts";
 /** What turns text into ids. */
 export interface PromptEncoder {
   readonly tokenizer: Tokenizer;
+  /** The same, for texts that may be long. */
+  readonly texts: BackgroundTokenizer;
   /** @throws {ChatTemplateError} when the model has none */
   readonly chatTemplate: () => ChatTemplate;
   /** What conversations said before. */
@@ -32,16 +36,18 @@ export interface PreparedPrompt {
 /**
  * The ids of a request's prompt, with what its mode takes from the transcript. An answer of the session keeps the ids it
  * was sampled with, which are not always those its text would be cut into.
+ * @param signal nobody waits for them any more
  * @throws {InvalidRequestError} when the prompt is empty, of the wrong kind for the session, or has foreign ids
  * @throws {ContextOverflowError} when prompt and `maxTokens` do not fit the context, truncated or not
- * @throws what {@linkcode ChatTemplate.encode} throws
+ * @throws what {@linkcode ChatTemplate.encode} and {@linkcode BackgroundTokenizer.encode} throw
  */
 export async function preparePrompt(
   request: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
+  signal?: AbortSignal,
 ): Promise<PreparedPrompt> {
-  const { ids, messages, truncated } = await encodeToFit(request, transcript, encoder);
+  const { ids, messages, truncated } = await encodeToFit(request, transcript, encoder, signal);
   if (ids.length === 0) throw new InvalidRequestError("Cannot continue an empty prompt: send some text", "prompt");
   const { vocabSize, contextLength } = encoder;
   const foreign = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
@@ -72,8 +78,10 @@ async function encodeToFit(
   request: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
+  signal: AbortSignal | undefined,
 ): Promise<Encoded & Pick<PreparedPrompt, "truncated">> {
-  const whole = await encode(request, transcript, encoder);
+  const idsOf = (request: GenerateRequest) => encode(request, transcript, encoder, signal);
+  const whole = await idsOf(request);
   const { prompt, truncation } = request;
   if (truncation !== "auto" || !("messages" in prompt) || fits(whole.ids, request, encoder)) return whole;
   // An answer that has a token of room says nothing.
@@ -81,10 +89,10 @@ async function encodeToFit(
   const shorter = (messages: readonly ChatMessage[]) => ({ ...request, maxTokens, prompt: { messages } });
   const { messages, turns } = await withoutOldestTurns(
     prompt.messages,
-    async (messages) => fits((await encode(shorter(messages), transcript, encoder)).ids, shorter(messages), encoder),
+    async (messages) => fits((await idsOf(shorter(messages))).ids, shorter(messages), encoder),
   );
   if (turns === 0) return whole;
-  const kept = await encode(shorter(messages), transcript, encoder);
+  const kept = await idsOf(shorter(messages));
   const tokens = whole.ids.length - kept.ids.length;
   return { ...kept, truncated: { turns, messages: prompt.messages.length - messages.length, tokens } };
 }
@@ -93,6 +101,7 @@ async function encode(
   { prompt, session }: GenerateRequest,
   transcript: Transcript,
   encoder: PromptEncoder,
+  signal: AbortSignal | undefined,
 ): Promise<Encoded> {
   const mode = session?.mode ?? "replay";
   if (mode === "regenerate") return withoutLastAnswer(prompt, transcript);
@@ -100,26 +109,26 @@ async function encode(
   if ("messages" in prompt) {
     const before = mode === "append" ? transcript.messages : [];
     const owner = session && (session.tenant ?? DEFAULT_TENANT);
-    return await encodeMessages([...before, ...prompt.messages], transcript, encoder, owner);
+    return await encodeMessages([...before, ...prompt.messages], transcript, encoder, { owner, signal });
   }
-  const before = mode === "append" ? transcript.ids : [];
-  const ids = "ids" in prompt ? prompt.ids : encoder.tokenizer.encode(prompt.text, { addBos: before.length === 0 });
-  return { ids: [...before, ...ids], messages: [] };
+  const before = mode === "append" ? [...transcript.ids] : [];
+  if ("ids" in prompt) return { ids: [...before, ...prompt.ids], messages: [] };
+  const bos = encoder.tokenizer.encode("", { addBos: before.length === 0 });
+  const [ids] = await encoder.texts.encode([{ text: prompt.text, continuesText: false }], signal);
+  return { ids: [...before, ...bos, ...ids!], messages: [] };
 }
 
 async function encodeMessages(
   messages: readonly ChatMessage[],
   transcript: Transcript,
-  { tokenizer, chatTemplate, encodedTexts }: PromptEncoder,
-  owner: string | undefined,
+  { texts, chatTemplate, encodedTexts }: PromptEncoder,
+  { owner, signal }: { owner: string | undefined; signal: AbortSignal | undefined },
 ): Promise<Encoded> {
   const stored: StoredMessage[] = messages.map(({ role, content }) => ({ role, content }));
-  const encode = (text: string, continuesText: boolean) => tokenizer.encode(text, { continuesText });
-  const encodeLater = (text: string) => encode(text, true);
+  const encode = (parts: readonly TextPart[]) => texts.encode(parts, signal);
   const ids = await chatTemplate().encode(messages, {
-    // What a prompt begins with may have other ids than in its middle.
-    encodeText: (text, continuesText) =>
-      owner !== undefined && continuesText ? encodedTexts.ids(owner, text, encodeLater) : encode(text, continuesText),
+    signal,
+    encodeTexts: (parts) => owner === undefined ? encode(parts) : encodedTexts.ids(owner, parts, encode),
     replyIds: sampledIds(messages, transcript),
     onReply: (index, from, to) => stored[index]!.span = [from, to],
   });

@@ -16,6 +16,7 @@ import {
   StorageError,
   StreamNotFoundError,
   StreamOffsetLostError,
+  TokenizerError,
   TurnMismatchError,
   TurnSupersededError,
 } from "../errors.ts";
@@ -134,6 +135,9 @@ export function describeError(error: unknown): Described {
   }
   if (error instanceof ChatTemplateError) {
     return { status: 500, body: body("server_error", "chat_template_failed", "messages"), headers: final };
+  }
+  if (error instanceof TokenizerError) {
+    return { status: 500, body: body("server_error", "tokenizer_failed"), headers: final };
   }
   if (error instanceof HTTPException) {
     const type = error.status < 500 ? "invalid_request_error" : "server_error";

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { ChatTemplateError } from "../errors.ts";
+import type { TextPart } from "./encoding_protocol.ts";
 import { TemplateThread } from "./template_thread.ts";
 import { escapeRegExp, type Tokenizer } from "./tokenizer.ts";
 
@@ -29,9 +30,14 @@ export interface ChatTemplateOptions {
   replyIds?: ReadonlyMap<number, readonly number[]>;
   /** Called with where the ids of each of `replyIds` stand in the prompt, `[from, to)`. */
   onReply?: (message: number, from: number, to: number) => void;
-  /** Ids of a text without control tokens, which may go on the prompt so far. @default `tokenizer.encode` */
-  encodeText?: (text: string, continuesText: boolean) => readonly number[];
+  /** Ids of each of the prompt's texts, which have no control tokens. @default `tokenizer.encode` */
+  encodeTexts?: (texts: readonly TextPart[]) => Promise<readonly (readonly number[])[]>;
+  /** Nobody waits for the prompt any more. */
+  signal?: AbortSignal;
 }
+
+/** What a prompt is made of, in order: texts, and ids of control tokens and of messages that bring their own. */
+type Piece = string | { ids: readonly number[]; message?: number };
 
 const named = z.union([z.string(), z.object({ content: z.string() }).transform(({ content }) => content)]).nullish();
 /** A prompt may have so many characters beside four times those of its messages: tool lists, dates, instructions. */
@@ -95,7 +101,7 @@ export class ChatTemplate {
    */
   async renderText(
     messages: readonly ChatMessage[],
-    options: Pick<ChatTemplateOptions, "addGenerationPrompt"> = {},
+    options: Pick<ChatTemplateOptions, "addGenerationPrompt" | "signal"> = {},
   ): Promise<string> {
     const length = messages.reduce((total, { role, content }) => total + role.length + content.length, 0);
     return await this.#thread.render({
@@ -106,49 +112,55 @@ export class ChatTemplate {
         add_generation_prompt: options.addGenerationPrompt ?? true,
       },
       maxLength: 4 * length + SPARE_LENGTH,
-    }, this.#limitMs);
+    }, { limitMs: this.#limitMs, signal: options.signal });
   }
 
   /**
    * Token ids of the prompt.
-   * @throws what `renderText` throws
+   * @throws what `renderText` and `encodeTexts` throw
    */
   async encode(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<number[]> {
+    const { replyIds, onReply, encodeTexts = this.#encodeHere } = options;
     const escaped = messages.map(({ role, content }, index) => ({
       role: this.#escape(role),
-      content: options.replyIds?.has(index) ? `${OPEN}r${index}${CLOSE}` : this.#escape(content),
+      content: replyIds?.has(index) ? `${OPEN}r${index}${CLOSE}` : this.#escape(content),
     }));
     const rendered = await this.renderText(escaped, options);
+    const pieces = this.#tokenizer.splitSpecialTokens(rendered).flatMap((part): Piece[] =>
+      typeof part === "number" ? [{ ids: [part] }] : this.#piecesOf(part, replyIds)
+    );
+    const encoded = (await encodeTexts(textsOf(pieces))).values();
     const ids: number[] = [];
-    for (const part of this.#tokenizer.splitSpecialTokens(rendered)) {
-      if (typeof part === "number") ids.push(part);
-      else this.#encodeText(part, ids, options);
+    for (const piece of pieces) {
+      const from = ids.length;
+      for (const id of typeof piece === "string" ? encoded.next().value! : piece.ids) ids.push(id);
+      if (typeof piece !== "string" && piece.message !== undefined) onReply?.(piece.message, from, ids.length);
     }
     return ids;
   }
 
-  /** Appends the ids of a text without control tokens to `ids`. */
-  #encodeText(part: string, ids: number[], options: ChatTemplateOptions): void {
-    const { replyIds, onReply } = options;
-    const encodeText = options.encodeText ??
-      ((text: string, continuesText: boolean) => this.#tokenizer.encode(text, { continuesText }));
+  #encodeHere = (texts: readonly TextPart[]): Promise<number[][]> =>
+    Promise.resolve(texts.map(({ text, continuesText }) => this.#tokenizer.encode(text, { continuesText })));
+
+  /** A text without control tokens, cut where messages bring their own ids. */
+  #piecesOf(part: string, replyIds: ChatTemplateOptions["replyIds"]): Piece[] {
+    const pieces: Piece[] = [];
     let text = "";
     const endText = () => {
-      if (text !== "") { for (const id of encodeText(text, ids.length > 0)) ids.push(id); }
+      if (text !== "") pieces.push(text);
       text = "";
     };
     // split() with a group: plain text at even places, escaped names at odd ones.
     part.split(ESCAPED).forEach((piece, i) => {
       const message = i % 2 && piece[0] === "r" ? Number(piece.slice(1)) : undefined;
-      const reply = message === undefined ? undefined : replyIds?.get(message);
-      if (reply) {
+      const ids = message === undefined ? undefined : replyIds?.get(message);
+      if (ids) {
         endText();
-        const from = ids.length;
-        for (const id of reply) ids.push(id);
-        onReply?.(message!, from, ids.length);
+        pieces.push({ ids, message });
       } else text += i % 2 ? this.#unescape(piece) : piece;
     });
     endText();
+    return pieces;
   }
 
   #escape(text: string): string {
@@ -160,4 +172,15 @@ export class ChatTemplate {
   #unescape(name: string): string {
     return name === "o" ? OPEN : this.#tokenizer.specialTokens[Number(name.slice(1))]!;
   }
+}
+
+/** The texts among pieces; all but what a prompt begins with go on others. */
+function textsOf(pieces: readonly Piece[]): TextPart[] {
+  const texts: TextPart[] = [];
+  let continuesText = false;
+  for (const piece of pieces) {
+    if (typeof piece === "string") texts.push({ text: piece, continuesText });
+    continuesText ||= typeof piece === "string" || piece.ids.length > 0;
+  }
+  return texts;
 }
