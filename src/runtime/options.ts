@@ -57,12 +57,14 @@ const environment = z.object({
   SESSION_KEY: z.string().min(16, "wanted 16 characters or more, hard to guess").optional(),
 });
 
+/** Names of all variables that are read. */
+export const VARIABLES: readonly string[] = Object.keys(environment.shape);
+
 /** Not to be seen in a message. */
 const SECRET: ReadonlySet<string> = new Set(["API_KEY", "API_KEYS", "SESSION_KEY"]);
 
 /**
- * Reads `PORT HOST THREADS MODEL BACKEND KV ACTIVATIONS MAX_HEAP_MIB WEBGPU_UNSAFE PROMPT_LOOKUP API_KEY API_KEYS DATA_DIR
- * PUBLIC_PROMPTS SESSION_KEY`. An empty variable counts as absent.
+ * Reads {@linkcode VARIABLES}; README says what each is for. An empty variable counts as absent.
  * @throws {RangeError} one sentence that names the variable
  */
 export function parseEnvironment(env: Readonly<Record<string, string | undefined>>): ServerOptions {

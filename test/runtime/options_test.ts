@@ -1,10 +1,71 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { parseEnvironment } from "../../src/runtime/options.ts";
+import { parseEnvironment, VARIABLES } from "../../src/runtime/options.ts";
 import { readPublicPrompts } from "../../src/runtime/public_prompts_file.ts";
+
+/** README's table of the environment: a variable's default and what is said of it. `PORT` and `HOST` share a row. */
+async function readmeTable(): Promise<Map<string, { byDefault: string; text: string }>> {
+  const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+  const table = readme.slice(readme.indexOf("| environment | default | |")).split("\n\n")[0]!;
+  return new Map(
+    table.split("\n").slice(2).flatMap((row) => {
+      const [, names, defaults, text] = row.split(" | ").length === 3
+        ? row.match(/^\| (.*?) \| (.*?) \| (.*) \|$/)!
+        : [];
+      assert.ok(names && defaults && text, row);
+      const variables = [...names.matchAll(/`(\w+)`/g)].map(([, name]) => name!);
+      const values = variables.length > 1 ? defaults.split(", ") : [defaults];
+      return variables.map((name, i) => [name, { byDefault: values[i]!, text }] as const);
+    }),
+  );
+}
+
+test("README has every variable, and no other", async () => {
+  assert.deepEqual([...(await readmeTable()).keys()].sort(), [...VARIABLES].sort());
+});
+
+test("README has each variable's default", async () => {
+  const defaults = parseEnvironment({});
+  const values: Record<string, unknown> = {
+    PORT: defaults.port,
+    HOST: defaults.host,
+    BACKEND: defaults.backend,
+    KV: defaults.kv,
+    ACTIVATIONS: defaults.activations,
+    PROMPT_LOOKUP: defaults.promptLookup,
+    THREADS: defaults.threads ?? "the CPU quota",
+    MODEL: defaults.model ?? "the bundled one",
+    API_KEY: defaults.apiKey ?? "none",
+    API_KEYS: defaults.apiKeys.length > 0 ? defaults.apiKeys : "none",
+    DATA_DIR: defaults.dataDir ?? "none",
+    SESSION_KEY: defaults.sessionKey ?? "none",
+    WEBGPU_UNSAFE: Object.values(defaults.webgpuUnsafe).includes(true) ? defaults.webgpuUnsafe : "none",
+  };
+  for (const [name, { byDefault }] of await readmeTable()) assert.equal(byDefault, String(values[name]), name);
+});
+
+test("README has every value that a variable chooses from", async () => {
+  let choices = 0;
+  for (const [name, { byDefault, text }] of await readmeTable()) {
+    let message = "";
+    try {
+      parseEnvironment({ [name]: "no such value" });
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    // What the error offers is what is taken.
+    const values = [...message.slice(message.indexOf("expected")).matchAll(/"([\w-]+)"/g)].map(([, value]) => value!);
+    for (const value of /expected/.test(message) ? values : []) {
+      choices++;
+      assert.doesNotThrow(() => parseEnvironment({ [name]: value }));
+      assert.ok(value === byDefault || text.includes(`\`${value}\``), `${name}=${value} is not in README`);
+    }
+  }
+  assert.ok(choices >= 13, `${choices} values were found`);
+});
 
 test("parseEnvironment() listens on loopback:8787 by default", () => {
   assert.deepEqual(parseEnvironment({ PATH: "/bin" }), {
