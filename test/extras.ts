@@ -147,6 +147,9 @@ const parity = (name: string, file: string) =>
     const env = { PYTHON: await pythonEnvironment(), HEARTH_GGUF: source() };
     return await run(process.execPath, [`test/parity/${file}`], env);
   });
+const WALK = "test/full_size/notebook_walk.ts";
+await extra("full-size walk on Bun", () => run(bin("bun"), [WALK]));
+await extra("full-size walk on Deno", () => run(bin("deno"), ["run", "-A", "--no-check", WALK]));
 const STRESS = "test/stress/simd_stress.ts";
 await extra("stress on Bun", () => run(bin("bun"), [STRESS]));
 await extra("stress on Deno", () => run(bin("deno"), ["run", "-A", "--no-check", STRESS]));

@@ -99,13 +99,13 @@ export async function showAttention(engine: Engine, print: Print): Promise<Atten
   const tokenIds = tokenizer.encode("The Capital of France is");
   const tokens = tokenIds.length;
   const [row] = await backend.forward([{ tokenIds, logits: "none", inspect: [layer] }]);
-  const { weights } = row!.layers![0]!;
+  const { queries, keys, values, weights } = row!.layers![0]!;
   const shapes = {
     layer,
-    q: [1, tokens, heads, headDim],
-    k: [1, tokens, kvHeads, headDim],
-    v: [1, tokens, kvHeads, headDim],
-    weights: [1, heads, tokens, tokens],
+    q: [1, queries.length / (heads * headDim), heads, headDim],
+    k: [1, keys.length / (kvHeads * headDim), kvHeads, headDim],
+    v: [1, values.length / (kvHeads * headDim), kvHeads, headDim],
+    weights: [1, heads, tokens, weights.length / (heads * tokens)],
   };
   print(`layer ${layer} of ${numHiddenLayers}: Q [${shapes.q.join(", ")}], K and V [${shapes.k.join(", ")}]`);
   print(`attention weights: [${shapes.weights.join(", ")}]; each token's sum to 1 over itself and those before it`);
@@ -151,26 +151,59 @@ export interface Timing {
   deviationMs: number;
 }
 
+/** Options of {@linkcode timeKvCache}. */
+export interface TimeKvCacheOptions {
+  /** Tokens of a run. @default 100 */
+  tokens?: number;
+  /** @default 3 */
+  repeats?: number;
+  /** About what runs without the cache may take together, in milliseconds: else they have fewer tokens. @default 120000 */
+  budgetMs?: number;
+}
+
+/** What {@linkcode timeKvCache} measured. */
+export interface KvCacheTimings {
+  /** Tokens of each run. */
+  tokens: number;
+  withCache: Timing;
+  withoutCache: Timing;
+  /** Every run gave the same text. */
+  sameText: boolean;
+}
+
+/** Fewer show nothing. */
+const LEAST_TOKENS = 10;
+
 /** (e) What the KV cache is for: 100 tokens with it and without. */
 export async function timeKvCache(
   engine: Engine,
   print: Print,
-  options: { tokens?: number; repeats?: number } = {},
-): Promise<{ withCache: Timing; withoutCache: Timing }> {
-  const { tokens = 100, repeats = 3 } = options;
+  options: TimeKvCacheOptions = {},
+): Promise<KvCacheTimings> {
+  const { tokens: wanted = 100, repeats = 3, budgetMs = 120_000 } = options;
   const messages = [{ role: "user", content: LONG_EMAIL }];
   print(`prompt: ${LONG_EMAIL}`);
   const texts = new Set<string>();
   const seconds = (ms: number) => (ms / 1000).toFixed(2);
+  const answer = async (maxTokens: number, useCache: boolean) => {
+    const startedAt = performance.now();
+    const { text } = await read(await engine.start({ prompt: { messages }, maxTokens, useCache, ignoreEos: true }));
+    return { text, ms: performance.now() - startedAt };
+  };
+
+  // Without the cache each token evaluates the prompt again, and all tokens before it.
+  const { ms: tokenMs } = await answer(1, false);
+  const tokens = Math.min(wanted, Math.max(LEAST_TOKENS, Math.floor(budgetMs / (repeats * tokenMs))));
+  if (tokens < wanted) {
+    print(`a token without the cache takes ${seconds(tokenMs)} s or more: runs of ${tokens} tokens, not of ${wanted}`);
+  }
   const time = async (useCache: boolean): Promise<Timing> => {
     const runs: number[] = [];
     for (let run = 0; run < repeats; run++) {
-      const startedAt = performance.now();
-      texts.add(
-        (await read(await engine.start({ prompt: { messages }, maxTokens: tokens, useCache, ignoreEos: true }))).text,
-      );
-      runs.push(performance.now() - startedAt);
-      print(`  use_cache ${useCache}, run ${run + 1} of ${repeats}: ${seconds(runs.at(-1)!)} s`);
+      const { text, ms } = await answer(tokens, useCache);
+      texts.add(text);
+      runs.push(ms);
+      print(`  use_cache ${useCache}, run ${run + 1} of ${repeats}: ${seconds(ms)} s`);
     }
     const meanMs = runs.reduce((sum, ms) => sum + ms, 0) / repeats;
     const deviationMs = Math.sqrt(runs.reduce((sum, ms) => sum + (ms - meanMs) ** 2, 0) / repeats);
@@ -181,9 +214,10 @@ export async function timeKvCache(
   };
   const withCache = await time(true);
   const withoutCache = await time(false);
+  const sameText = texts.size === 1;
   print(`the cache makes it ${(withoutCache.meanMs / withCache.meanMs).toFixed(1)}x faster`);
-  print(texts.size === 1 ? "and the text is the same" : "but the texts differ: a near-tie fell the other way");
-  return { withCache, withoutCache };
+  print(sameText ? "and the text is the same" : "but the texts differ: a near-tie fell the other way");
+  return { tokens, withCache, withoutCache, sameText };
 }
 
 async function read(generation: Generation): Promise<{ text: string }> {
