@@ -8,6 +8,8 @@ export interface AskedThreadOptions {
   /** What it is given to start with, copied. Called at each start. */
   workerData?: () => unknown;
   resourceLimits?: ResourceLimits;
+  /** How long it is kept without a request, in milliseconds. @default for ever */
+  idleMs?: number;
   /** In an error's words: what cannot be done without it, and what it is called. */
   task: string;
   name: string;
@@ -38,6 +40,7 @@ export class AskedThread<Request, Reply> {
   #listening: Worker | undefined;
   /** Settles when the request in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
+  #idle: ReturnType<typeof setTimeout> | undefined;
 
   constructor(options: AskedThreadOptions) {
     this.#options = options;
@@ -65,6 +68,7 @@ export class AskedThread<Request, Reply> {
 
   /** Ends the thread. Not to be called while something is asked. */
   async close(): Promise<void> {
+    clearTimeout(this.#idle);
     const worker = this.#worker;
     this.#worker = this.#listening = undefined;
     await (await worker?.catch(() => undefined))?.terminate();
@@ -89,6 +93,7 @@ export class AskedThread<Request, Reply> {
   }
 
   async #ask(request: Request, { limitMs, tooLate }: AskOptions): Promise<Reply> {
+    clearTimeout(this.#idle);
     const worker = await (this.#worker ??= this.#start());
     const reply = this.#next(worker);
     const late = Promise.withResolvers<never>();
@@ -107,7 +112,16 @@ export class AskedThread<Request, Reply> {
     } finally {
       clearTimeout(timer);
       worker.unref();
+      this.#rest();
     }
+  }
+
+  /** Ends the thread after a while, unless it is asked again. */
+  #rest(): void {
+    const { idleMs } = this.#options;
+    if (idleMs === undefined || !this.#worker) return;
+    this.#idle = setTimeout(() => void this.close(), idleMs);
+    this.#idle.unref?.();
   }
 
   /** What the thread says next. @throws {BackendUnavailableError} when it dies instead */
