@@ -8,6 +8,7 @@ import {
   SessionGoneError,
   SessionNotFoundError,
   StorageError,
+  TokenizerError,
   TurnMismatchError,
   TurnSupersededError,
 } from "../../src/errors.ts";
@@ -18,6 +19,13 @@ test("a chat template that fails says so, and is not asked again", () => {
   const { status, body, headers } = describeError(error);
   assert.deepEqual([status, body.error.code], [500, "chat_template_failed"]);
   assert.match(body.error.message, /took longer than 2000 ms; send a prompt instead/);
+  assert.equal(headers["x-should-retry"], "false");
+});
+
+test("a tokenizer that fails says so, and is not asked again", () => {
+  const { status, body, headers } = describeError(new TokenizerError("9000 characters took longer than 2360 ms"));
+  assert.deepEqual([status, body.error.code], [500, "tokenizer_failed"]);
+  assert.match(body.error.message, /^Cannot encode a text with the model's tokenizer: 9000 characters took longer/);
   assert.equal(headers["x-should-retry"], "false");
 });
 
