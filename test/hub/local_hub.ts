@@ -23,6 +23,8 @@ export interface Fault {
 export type ListingFault =
   /** Ends in the middle of a page, and says nothing more. */
   | "silent"
+  /** Ends in the middle of a page, and hangs up. */
+  | "breaks"
   /** Says another character now and then. */
   | "trickles"
   /** A page that goes on and on. */
@@ -176,14 +178,15 @@ export class LocalHub implements AsyncDisposable {
 }
 
 /** A page that does not come to its end. */
-function misspeak(response: ServerResponse, fault: "silent" | "trickles" | "endless page"): void {
+function misspeak(response: ServerResponse, fault: "silent" | "breaks" | "trickles" | "endless page"): void {
   response.writeHead(200, { "content-type": "application/json" }).write("[");
   const more = () => {
     if (response.destroyed) return;
     if (fault === "trickles") response.write(" ", () => setTimeout(more, 5));
     else response.write(" ".repeat(100_000), () => setImmediate(more));
   };
-  if (fault !== "silent") more();
+  if (fault === "breaks") setTimeout(() => response.destroy(), 20);
+  else if (fault !== "silent") more();
 }
 
 function json(response: ServerResponse, body: unknown, status = 200, headers: Record<string, string> = {}): void {

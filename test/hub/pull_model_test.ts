@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, utimes, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { DownloadError } from "../../src/errors.ts";
 import { CacheLayout } from "../../src/hub/cache_layout.ts";
@@ -275,9 +276,16 @@ describe("pullModel()", () => {
       pull({ stallMs: 1000, pageMs: 200, attempts: 1 }),
       /^Cannot reach the hub at http:.*: its answer took longer than 0.2 s/,
     );
-    hub.listingFault = "silent";
-    setTimeout(() => hub.listingFault = undefined, 50);
-    await pull({ stallMs: 200 });
+    hub.listingFault = "breaks";
+    await rejectsSaying(pull({ attempts: 2 }), /^Cannot reach the hub at http:/);
+    for (const fault of ["silent", "breaks"] as const) {
+      hub.listingFault = fault;
+      const before = hub.seen.length;
+      const pulled = pull({ stallMs: 200, backoffMs: 50 });
+      while (!hub.seen.slice(before).some(({ url }) => url.includes("/tree/"))) await sleep(1);
+      hub.listingFault = undefined;
+      await pulled;
+    }
   });
 
   test("stops at once where a listing does not come", async () => {
