@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { HEAP_BYTES } from "../../src/backend/simd/kernels.ts";
 import { parseEnvironment, VARIABLES } from "../../src/runtime/options.ts";
 import { readPublicPrompts } from "../../src/runtime/public_prompts_file.ts";
 
@@ -41,6 +42,8 @@ test("README has each variable's default", async () => {
     API_KEY: defaults.apiKey ?? "none",
     API_KEYS: defaults.apiKeys.length > 0 ? defaults.apiKeys : "none",
     DATA_DIR: defaults.dataDir ?? "none",
+    PUBLIC_PROMPTS: defaults.publicPromptsFile ?? "none",
+    MAX_HEAP_MIB: (defaults.maxHeapBytes ?? HEAP_BYTES) / 2 ** 20,
     SESSION_KEY: defaults.sessionKey ?? "none",
     WEBGPU_UNSAFE: Object.values(defaults.webgpuUnsafe).includes(true) ? defaults.webgpuUnsafe : "none",
   };
