@@ -15,6 +15,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["tokenizer", "sampling"],
   ["backend"],
   ["hub", "kv", "model"],
+  ["host"],
   ["errors.ts"],
 ];
 

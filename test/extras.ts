@@ -1,6 +1,6 @@
 /**
- * What needs more than npm: comparisons with Python packages and with llama.cpp on the model's source, the model
- * rebuilt from that source, and the tools' own checks. Ends in one line, `N passed, N failed`.
+ * What needs more than npm: comparisons with Python packages and with llama.cpp on the model's source, pages of a
+ * browser, the model rebuilt from that source, and the tools' own checks. Ends in one line, `N passed, N failed`.
  *
  *   bun test/extras.ts [--only name,…]
  *
@@ -126,20 +126,29 @@ async function rebuildWasm() {
 
 /** The tests of WebGPU on Mesa's software driver, which Debian has; without an adapter they fail here. */
 async function webgpu() {
-  const installed = existsSync("/usr/share/vulkan/icd.d");
-  if (!installed && process.getuid?.() === 0) {
-    const packages = ["mesa-vulkan-drivers", "libvulkan1"];
-    await run("sh", ["-c", `apt-get -qq update && apt-get -qq install -y ${packages.join(" ")}`]);
-  }
+  if (!existsSync("/usr/share/vulkan/icd.d")) await installFromDebian("mesa-vulkan-drivers", "libvulkan1");
   return await run(bin("deno"), ["test", "-A", "--no-check", "--quiet", "test/backend/ort_webgpu"], {
     WEBGPU_REQUIRED: "1",
   });
+}
+
+/** Hearth in pages of Debian's Chromium; without one they fail here. */
+async function pages() {
+  if (!process.env.CHROMIUM && !existsSync("/usr/bin/chromium")) await installFromDebian("chromium");
+  return await run(bin("bun"), ["test/parity/pages.ts"]);
+}
+
+/** Where this may install something. */
+async function installFromDebian(...packages: string[]): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  await run("sh", ["-c", `apt-get -qq update && apt-get -qq install -y ${packages.join(" ")}`]);
 }
 
 await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
 await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
 await extra("types", () => run(bin("tsc"), ["--noEmit"]));
 await extra("webgpu", webgpu);
+await extra("pages", pages);
 await extra("model", rebuildModel);
 await extra("wasm", rebuildWasm);
 const parity = (name: string, file: string) =>

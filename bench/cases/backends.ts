@@ -4,7 +4,8 @@ import { availableCpus, availableMemoryBytes } from "../../src/backend/host_reso
 import { createOrtWasmBackend } from "../../src/backend/ort_wasm/ort_wasm_backend.ts";
 import { createOrtWebgpuBackend } from "../../src/backend/ort_webgpu/ort_webgpu_backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
-import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { resolveModelPath } from "../../src/model/local_model.ts";
+import { readModelFolder } from "../../src/model/model_folder.ts";
 import { parseEnvironment } from "../../src/runtime/options.ts";
 import { measure } from "../gpu/measure.ts";
 import { compare, makeReference, promptIds, PROMPTS } from "../gpu/reference.ts";

@@ -3,10 +3,9 @@ import { delimiter, join } from "node:path";
 import { type Browser, chromium } from "playwright-core";
 import { PeerMissingError } from "./peer.ts";
 
-/** No window, no GPU, and nothing that works in the background. */
+/** No window, and nothing that works in the background. */
 const FLAGS = [
   "--no-sandbox",
-  "--disable-gpu",
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",
@@ -14,17 +13,22 @@ const FLAGS = [
   "--disable-sync",
 ];
 
+const NO_GPU = ["--disable-gpu"];
+/** WebGPU by the software that Chromium brings. */
+const SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+
 /**
  * Starts the Chromium that `CHROMIUM` names, or the one on the path.
+ * @param gpu whether pages have WebGPU
  * @throws {PeerMissingError} when there is none
  */
-export async function launchChromium(): Promise<Browser> {
+export async function launchChromium({ gpu = false } = {}): Promise<Browser> {
   const folders = [...(process.env.PATH ?? "").split(delimiter), "/usr/bin"];
   const found = process.env.CHROMIUM ?? folders.map((folder) => join(folder, "chromium")).find(existsSync);
   if (found === undefined) {
     throw new PeerMissingError("Cannot start a browser: no chromium on the path, wanted one there or in CHROMIUM");
   }
-  return await chromium.launch({ executablePath: found, args: FLAGS });
+  return await chromium.launch({ executablePath: found, args: [...FLAGS, ...(gpu ? SOFTWARE_GPU : NO_GPU)] });
 }
 
 /**

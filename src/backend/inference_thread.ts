@@ -1,5 +1,5 @@
-import { Worker } from "node:worker_threads";
 import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../errors.ts";
+import { Worker } from "../host/threads.ts";
 import type { BackendStats, RowResult } from "./backend.ts";
 import type { SessionRow } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";

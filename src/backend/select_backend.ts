@@ -27,6 +27,12 @@ export interface SelectBackendOptions {
   memoryBudgetBytes: number;
   /** What the heap of `simd` can grow to, in bytes. @default 4 GiB */
   maxHeapBytes?: number;
+  /**
+   * Whether `"auto"` measures a GPU against the CPU, where both run. Otherwise it takes the GPU and does not read the
+   * weights a second time.
+   * @default true
+   */
+  measures?: boolean;
   onProgress?: (step: string, fraction: number) => void;
   /** Called when the thread that runs the model died, before it is replaced. */
   onCrash?: (error: Error) => void;
@@ -70,7 +76,7 @@ async function fastest(options: SelectBackendOptions): Promise<Backend> {
     }
   };
   const gpu = await start("ort-webgpu", (options, reason) => startWebgpu(options, reason, false));
-  const simd = await start("simd", BACKENDS.simd);
+  const simd = gpu && options.measures === false ? undefined : await start("simd", BACKENDS.simd);
   const picked = gpu && simd
     ? await keepFaster(gpu, simd)
     : gpu ?? simd ?? await start("ort-wasm", BACKENDS["ort-wasm"]);

@@ -1,6 +1,5 @@
-import process from "node:process";
-import { parentPort } from "node:worker_threads";
 import { BackendUnavailableError } from "../errors.ts";
+import { exitThread, parentPort } from "../host/threads.ts";
 import type { LoadProgress } from "./inference_thread.ts";
 import { exportPart, importPart } from "./kv_transfer.ts";
 import type { ModelSession } from "./model_session.ts";
@@ -25,8 +24,7 @@ export async function serveThread(
   };
   const end = async (session: ModelSession, code: number): Promise<void> => {
     await session.close?.();
-    // Of this thread. Deno 2.9 has no `parentPort.close()`.
-    process.exit(code);
+    exitThread(code);
   };
   /** Nobody waits for a fork: one that could not be made fails where it is used. */
   const failedForks = new Map<number, Error>();
@@ -78,7 +76,7 @@ export async function serveThread(
   try {
     const fail = (message: string) => {
       reply({ type: "failed", message });
-      process.exit(1);
+      exitThread(1);
     };
     const onProgress: LoadProgress = (step, fraction) => reply({ type: "progress", step, fraction });
     const { session, kind, threads } = await load(onProgress, fail);

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
 import { joinParts, KV_PART_BYTES, type KvParts, type LendBuffer, lendParts } from "../kv/kv_parts.ts";
@@ -209,7 +208,7 @@ export class ThreadBackend implements Backend {
       this.#options.onCrash?.(this.#resting);
     }
     const { signal } = this.#closing;
-    await sleep(afterMs, undefined, { signal }).catch(() => {});
+    await sleepUnlessAborted(afterMs, signal);
     if (onDemand && !this.#closed) {
       await new Promise<void>((resolve) => {
         this.#wanted = resolve;
@@ -277,4 +276,13 @@ export class ThreadBackend implements Backend {
     if (total <= this.config.contextLength) return;
     throw new RangeError(`Cannot run a pass: ${total} tokens, the context holds ${this.config.contextLength}`);
   }
+}
+
+/** Resolves after a time, or when the signal fires. */
+async function sleepUnlessAborted(ms: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, signal.aborted ? 0 : ms);
+  signal.addEventListener("abort", () => resolve());
+  await promise;
+  clearTimeout(timer);
 }

@@ -1,7 +1,8 @@
 import { findHubModel } from "../hub/find_model.ts";
 import type { PullOptions } from "../hub/pull_model.ts";
 import { isRepoName } from "../hub/repo_name.ts";
-import { localModelPath, type ModelFolder, readModelFolder, resolveModelPath } from "../model/model_folder.ts";
+import { localModelPath, resolveModelPath } from "../model/local_model.ts";
+import { type ModelFolder, readModelFolder } from "../model/model_folder.ts";
 
 /**
  * Reads the model that a name means: a folder if there is one, else `owner/name[@revision]` from the cache of the hub's

@@ -1,6 +1,6 @@
-import { setImmediate } from "node:timers";
 import type { Backend, BackendInfo, ForwardRow, RowResult } from "../backend/backend.ts";
 import { OutOfMemoryError } from "../errors.ts";
+import { eventLoopTurn } from "../host/event_loop.ts";
 
 /** What a pass needs of a backend. */
 export interface PassBackend extends Pick<Backend, "forward"> {
@@ -117,18 +117,13 @@ export class PassScheduler {
     }
   }
 
-  /** Lets so many rows arrive, for so long at most. */
+  /** Lets so many rows arrive, for so long at most: readers of streams run, sample and ask again. */
   async #gather(rows: number, ms: number): Promise<void> {
     const until = performance.now() + ms;
-    while (this.#waiting.length < rows && performance.now() < until) await turn();
+    while (this.#waiting.length < rows && performance.now() < until) await eventLoopTurn();
   }
 
   #isPrefill({ tokenIds }: ForwardRow): boolean {
     return tokenIds.length > (this.#options.decodeTokens ?? 16);
   }
-}
-
-/** A turn of the event loop: readers of streams run, sample and ask again. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

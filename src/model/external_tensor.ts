@@ -1,6 +1,5 @@
-import { realpathSync } from "node:fs";
-import { dirname, isAbsolute, relative, resolve, sep } from "node:path";
 import { ModelFileError } from "../errors.ts";
+import { dirname, insideFolder, isAbsolute, realPath, resolve, sep } from "../host/files.ts";
 import { DataLocation, DataType, type OnnxTensor } from "./onnx_proto.ts";
 
 /** Bytes of an element, for the types that weights come in. */
@@ -60,19 +59,13 @@ export function externalRange(tensor: OnnxTensor, onnxPath: string): ExternalRan
   return { path, offset, length };
 }
 
-/** Whether `path` is below `folder`, by name: links are not followed. */
-export function insideFolder(folder: string, path: string): boolean {
-  const way = relative(folder, path);
-  return way !== "" && !way.startsWith("..") && !isAbsolute(way);
-}
-
 /**
  * Where the weights of a model folder may lie once links are followed: in the folder and, for a snapshot of the cache
  * that huggingface_hub shares, in the same model's blobs.
  * https://huggingface.co/docs/huggingface_hub/guides/manage-cache
  */
 export function weightFolders(folder: string): string[] {
-  const real = realpathSync(folder);
+  const real = realPath(folder);
   const parts = real.split(sep);
   const model = parts.findLastIndex((part) => part.startsWith("models--"));
   const isSnapshot = model >= 0 && parts[model + 1] === "snapshots" && /^[0-9a-f]{40}$/.test(parts[model + 2] ?? "");

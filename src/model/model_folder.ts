@@ -1,13 +1,13 @@
-import { readFile, stat } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
-import { hashModel, sha256 } from "./model_hash.ts";
+import { basename, join, readText } from "../host/files.ts";
 import { type ModelConfig, parseModelConfig } from "./model_config.ts";
+import { hashModel, sha256 } from "./model_hash.ts";
+import { weightFiles } from "./weight_files.ts";
 
 /** A model folder in the Hugging Face layout, its small files read. The weights stay on disk. */
 export interface ModelFolder {
-  /** Absolute path. */
+  /** Absolute path; in a page a URL. */
   path: string;
   /** What the API calls the model: the folder's name, or `owner/name` of one from a hub. */
   id: string;
@@ -33,39 +33,6 @@ export interface ModelHashes {
 /** Names a model, and what makes stored ids belong to it. */
 export const modelIdentity = ({ id, hashes }: ModelFolder): ModelHashes & { id: string } => ({ id, ...hashes });
 
-/** The model that comes with the repository. */
-export const BUNDLED_MODEL = "smollm2-135m-instruct";
-
-const modelsDir = resolve(import.meta.dirname!, "..", "..", "models");
-
-/**
- * The folder of a model by name under `models/` or by path; `undefined` where neither is one.
- */
-export async function localModelPath(nameOrPath: string = BUNDLED_MODEL): Promise<string | undefined> {
-  for (const path of candidates(nameOrPath)) {
-    if ((await stat(path).catch(() => undefined))?.isDirectory()) return path;
-  }
-  return undefined;
-}
-
-/**
- * {@linkcode localModelPath}, where there has to be one.
- * @throws {ModelFileError} when neither is a folder
- */
-export async function resolveModelPath(nameOrPath: string = BUNDLED_MODEL): Promise<string> {
-  const path = await localModelPath(nameOrPath);
-  if (path !== undefined) return path;
-  throw new ModelFileError(
-    `Cannot find model "${nameOrPath}": wanted a folder at ${candidates(nameOrPath).join(" or ")}; ` +
-      `the bundled model is "${BUNDLED_MODEL}"`,
-  );
-}
-
-const candidates = (nameOrPath: string): string[] => [
-  ...(/^[\w.-]+$/.test(nameOrPath) ? [join(modelsDir, nameOrPath)] : []),
-  resolve(nameOrPath),
-];
-
 /**
  * Reads the configuration and tokenizer files of a model folder.
  * @param id what to call it. @default the folder's name
@@ -87,9 +54,9 @@ export async function readModelFolder(path: string, id: string = basename(path))
     tokenizerJson: tokenizerJson.json,
     tokenizerConfig: tokenizerConfig.json,
     hashes: {
-      model: await hashModel(path, config.text),
-      tokenizer: sha256(tokenizerJson.text),
-      template: sha256(tokenizerConfig.text),
+      model: await hashModel(path, config.text, await weightFiles(path, genaiConfig.json)),
+      tokenizer: await sha256(tokenizerJson.text),
+      template: await sha256(tokenizerConfig.text),
     },
   };
 }
@@ -99,15 +66,15 @@ async function readJson(
   name: string,
   whenMissing?: unknown,
 ): Promise<{ json: unknown; text: string }> {
-  let text: string;
+  let text: string | undefined;
   try {
-    text = await readFile(join(folder, name), "utf8");
+    text = await readText(join(folder, name));
   } catch (cause) {
-    const missing = (cause as { code?: string }).code === "ENOENT";
-    if (missing && whenMissing !== undefined) return { json: whenMissing, text: "" };
-    throw new ModelFileError(`Cannot read ${name} of model folder ${folder}: ${missing ? "no such file" : cause}`, {
-      cause,
-    });
+    throw new ModelFileError(`Cannot read ${name} of model folder ${folder}: ${cause}`, { cause });
+  }
+  if (text === undefined) {
+    if (whenMissing !== undefined) return { json: whenMissing, text: "" };
+    throw new ModelFileError(`Cannot read ${name} of model folder ${folder}: no such file`);
   }
   try {
     return { json: JSON.parse(text), text };

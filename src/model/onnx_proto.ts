@@ -5,9 +5,9 @@
  * Field names are the proto's in camelCase. Repeated fields are always arrays. Fields of the proto that have no
  * type here (quantization annotations, functions, ...) still survive decoding, spreading and encoding.
  */
-import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 import { ModelFileError } from "../errors.ts";
+import { readAssetText } from "../host/assets.ts";
 
 /** `TensorProto.DataType`: what the elements of a tensor are. */
 export const DataType = {
@@ -131,8 +131,7 @@ let modelType: protobuf.Type | undefined;
 /** Parsed on first use: a process that never touches a graph does not pay for it. */
 function modelProtoType(): protobuf.Type {
   if (modelType === undefined) {
-    const source = readFileSync(new URL("./onnx.proto", import.meta.url), "utf8");
-    modelType = protobuf.parse(source).root.lookupType("onnx.ModelProto");
+    modelType = protobuf.parse(readAssetText("src/model/onnx.proto")).root.lookupType("onnx.ModelProto");
   }
   return modelType;
 }

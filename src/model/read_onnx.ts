@@ -1,6 +1,5 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { basename } from "node:path";
 import { ModelFileError } from "../errors.ts";
+import { basename, type OpenFile, openFile } from "../host/files.ts";
 import { DataLocation, decodeModel, type OnnxModel } from "./onnx_proto.ts";
 
 /** Fields on the way to a tensor's bytes, by their numbers in `onnx.proto`. */
@@ -24,35 +23,32 @@ const MAX_KEPT_BYTES = 512 * 2 ** 20;
  * @throws {ModelFileError} when it cannot be read, or is no ONNX file
  */
 export function readOnnx(path: string): OnnxModel {
-  let file: number;
+  using file = openGraph(path);
+  return decodeModel(new Skeleton(file, path).read());
+}
+
+function openGraph(path: string): OpenFile {
   try {
-    file = openSync(path, "r");
+    return openFile(path);
   } catch (cause) {
     throw new ModelFileError(`Cannot read the graph: ${(cause as Error).message}`, { cause });
-  }
-  try {
-    return decodeModel(new Skeleton(file, path).read());
-  } finally {
-    closeSync(file);
   }
 }
 
 /** Copies a ModelProto field by field, all but the large raw data. */
 class Skeleton {
-  readonly #file: number;
+  readonly #file: OpenFile;
   readonly #path: string;
-  readonly #size: number;
   #window = { start: 0, bytes: new Uint8Array(0) };
   #kept = 0;
 
-  constructor(file: number, path: string) {
+  constructor(file: OpenFile, path: string) {
     this.#file = file;
     this.#path = path;
-    this.#size = fstatSync(file).size;
   }
 
   read(): Uint8Array {
-    return this.#message(0, this.#size, (field, start, end) =>
+    return this.#message(0, this.#file.size, (field, start, end) =>
       field !== GRAPH_OF_MODEL ? undefined : delimited(
         field,
         this.#message(start, end, (field, start, end) =>
@@ -125,7 +121,7 @@ class Skeleton {
   #byte(at: number): number {
     const { start, bytes } = this.#window;
     if (at >= start && at < start + bytes.length) return bytes[at - start]!;
-    this.#window = { start: at, bytes: this.#fill(at, Math.min(at + WINDOW_BYTES, this.#size)) };
+    this.#window = { start: at, bytes: this.#fill(at, Math.min(at + WINDOW_BYTES, this.#file.size)) };
     return this.#window.bytes[0]!;
   }
 
@@ -145,7 +141,7 @@ class Skeleton {
   #fill(start: number, end: number): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(end - start);
     for (let done = 0; done < bytes.length;) {
-      const count = readSync(this.#file, bytes, done, bytes.length - done, start + done);
+      const count = this.#file.read(start + done, bytes.subarray(done));
       if (count === 0) throw this.#damaged(start + done);
       done += count;
     }

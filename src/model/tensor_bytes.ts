@@ -1,7 +1,6 @@
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
-import { dirname } from "node:path";
 import { ModelFileError } from "../errors.ts";
-import { externalRange, insideFolder, tensorByteLength, weightFolders } from "./external_tensor.ts";
+import { dirname, insideFolder, type OpenFile, openFile, realPath } from "../host/files.ts";
+import { externalRange, tensorByteLength, weightFolders } from "./external_tensor.ts";
 import type { OnnxTensor } from "./onnx_proto.ts";
 
 /** A tensor's bytes, read in parts: where they are gigabytes, nobody has to hold them twice. */
@@ -17,7 +16,7 @@ export interface TensorBytes {
 /** The files that tensors of one graph lie in, each opened once. Dispose when all is read. */
 export class TensorFiles implements Disposable {
   readonly #onnxPath: string;
-  readonly #open = new Map<string, { file: number; size: number }>();
+  readonly #open = new Map<string, OpenFile>();
 
   /** @param onnxPath the `.onnx` file that the tensors are in */
   constructor(onnxPath: string) {
@@ -40,15 +39,17 @@ export class TensorFiles implements Disposable {
       return { length: rawData.length, read: (at, into) => into.set(rawData.subarray(at, at + into.length)) };
     }
     const { path, offset, length } = range;
-    const { file, size } = this.#file(path);
-    if (offset + length > size) {
-      throw new ModelFileError(`Cannot read weights from ${path}: it has ${size} bytes, wanted ${offset + length}`);
+    const file = this.#file(path);
+    if (offset + length > file.size) {
+      throw new ModelFileError(
+        `Cannot read weights from ${path}: it has ${file.size} bytes, wanted ${offset + length}`,
+      );
     }
     return {
       length,
       read: (at, into) => {
         for (let done = 0; done < into.length;) {
-          const count = readSync(file, into, done, into.length - done, offset + at + done);
+          const count = file.read(offset + at + done, into.subarray(done));
           if (count === 0) {
             throw new ModelFileError(`Cannot read weights from ${path}: it ends at ${offset + at + done}`);
           }
@@ -58,25 +59,24 @@ export class TensorFiles implements Disposable {
     };
   }
 
-  #file(path: string): { file: number; size: number } {
+  #file(path: string): OpenFile {
     const known = this.#open.get(path);
     if (known) return known;
     try {
-      const real = realpathSync(path);
+      const real = realPath(path);
       if (!weightFolders(dirname(this.#onnxPath)).some((folder) => insideFolder(folder, real))) {
         throw new Error("it is a link out of the model folder");
       }
-      const file = openSync(path, "r");
-      const opened = { file, size: fstatSync(file).size };
-      this.#open.set(path, opened);
-      return opened;
+      const file = openFile(path);
+      this.#open.set(path, file);
+      return file;
     } catch (cause) {
       throw new ModelFileError(`Cannot read weights from ${path}: ${(cause as Error).message}`, { cause });
     }
   }
 
   [Symbol.dispose](): void {
-    for (const { file } of this.#open.values()) closeSync(file);
+    for (const file of this.#open.values()) file[Symbol.dispose]();
     this.#open.clear();
   }
 }

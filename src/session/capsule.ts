@@ -5,6 +5,7 @@ import {
   type CapsuleHeader,
   corrupt,
   fromHex,
+  joinBytes,
   joinCapsule,
   parseCapsule,
   type ParsedCapsule,
@@ -139,7 +140,7 @@ async function contents(
     if (!data) return undefined;
     parts.push(data);
   }
-  return new Uint8Array(Buffer.concat(parts));
+  return await joinBytes(parts);
 }
 
 /** What a block is bound to: it opens for nothing else, and in no other place. */

@@ -66,7 +66,7 @@ export async function joinCapsule(header: CapsuleHeader, blocks: readonly Uint8A
   start.set(MAGIC);
   start[MAGIC.length] = CAPSULE_FORMAT;
   new DataView(start.buffer).setUint32(MAGIC.length + 1, json.length, true);
-  const capsule = new Uint8Array(Buffer.concat([start, json, ...blocks, new Uint8Array(HASH_BYTES)]));
+  const capsule = await joinBytes([start, json, ...blocks, new Uint8Array(HASH_BYTES)]);
   const end = capsule.length - HASH_BYTES;
   capsule.set(fromHex(await sha256(capsule.subarray(0, end))), end);
   return capsule;
@@ -123,5 +123,9 @@ async function cutBlocks({ blocks }: CapsuleHeader, bytes: Uint8Array): Promise<
 export const corrupt = (what: string, cause?: unknown): CapsuleError =>
   new CapsuleError("snapshot_corrupt", `Cannot import the capsule: ${what}`, { cause });
 
-export const toHex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
-export const fromHex = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "hex"));
+export const toHex = (bytes: Uint8Array): string => bytes.toHex();
+export const fromHex = (text: string): Uint8Array => Uint8Array.fromHex(text);
+/** One after the other; none may lie in shared memory. */
+export async function joinBytes(parts: readonly Uint8Array[]): Promise<Uint8Array> {
+  return new Uint8Array(await new Blob([...parts] as Uint8Array<ArrayBuffer>[]).arrayBuffer());
+}

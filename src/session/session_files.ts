@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { createHmac, randomBytes } from "node:crypto";
 import { chmod, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { StorageError } from "../errors.ts";
@@ -7,7 +7,7 @@ import { appendToFile, cutFile, PRIVATE_FILE, PRIVATE_FOLDER, removeFiles, repla
 import type { FolderLock } from "./folder_lock.ts";
 import { hashIds, readKvFile, readKvHeader, writeKvFile } from "./kv_file.ts";
 import type { KvFiles } from "./parked_store.ts";
-import { Session } from "./session.ts";
+import { Session, type SessionName } from "./session.ts";
 import type { SessionJournal } from "./session_journal.ts";
 import type { ParkedKv } from "./session_kv.ts";
 import { decodeLog, encodeLog, encodeRecord, type LogHeader, logRecord } from "./session_log.ts";
@@ -39,9 +39,9 @@ interface LogSize {
  * in order; different sessions do not wait for each other.
  */
 export class SessionFiles implements SessionJournal, KvFiles, Disposable {
-  readonly secret: Uint8Array;
   readonly recovered: RecoveredSessions = { sessions: [], cut: 0, unreadable: [] };
   readonly #folder: string;
+  readonly #secret: Uint8Array;
   readonly #model: ModelIdentity;
   readonly #variant: string;
   readonly #lock: FolderLock | undefined;
@@ -84,7 +84,7 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
     lock: FolderLock | undefined,
   ) {
     this.#folder = folder;
-    this.secret = secret;
+    this.#secret = secret;
     this.#model = model;
     this.#variant = variant;
     this.#lock = lock;
@@ -93,6 +93,10 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   /** Lets another process have the folder. */
   [Symbol.dispose](): void {
     this.#lock?.[Symbol.dispose]();
+  }
+
+  key({ tenant, id }: SessionName): string {
+    return createHmac("sha256", this.#secret).update(JSON.stringify([tenant, id])).digest("hex");
   }
 
   async append(session: Session, delta: TranscriptDelta, ttlMs: number | undefined): Promise<void> {

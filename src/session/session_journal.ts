@@ -1,10 +1,10 @@
-import type { Session } from "./session.ts";
+import type { Session, SessionName } from "./session.ts";
 import type { TranscriptDelta } from "./transcript.ts";
 
 /** Keeps transcripts beyond the process. */
 export interface SessionJournal {
-  /** Under which sessions are named: the same for as long as what it keeps. */
-  readonly secret: Uint8Array;
+  /** Key of a session, the same for as long as it is kept: says nothing of its name to who has not the secret. */
+  key(name: SessionName): string;
   /**
    * Keeps a change: when it resolves, the change survives the process and the machine.
    * @param ttlMs lifetime of the session from now on, in milliseconds; the store's own when absent

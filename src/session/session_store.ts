@@ -1,4 +1,3 @@
-import { createHmac, randomBytes } from "node:crypto";
 import { LRUCache } from "lru-cache";
 import { type GoneReason, SessionExistsError, SessionGoneError, SessionNotFoundError } from "../errors.ts";
 import type { KvTiers, KvTiersStats } from "./kv_tiers.ts";
@@ -43,7 +42,6 @@ export class SessionStore implements Disposable {
   readonly ttlMs: number;
   readonly #tiers: KvTiers;
   readonly #journal: SessionJournal | undefined;
-  readonly #secret: Uint8Array;
   readonly #idle: LRUCache<string, Session>;
   readonly #running = new Map<string, Session>();
   readonly #gone = new LRUCache<string, GoneReason>({ max: MAX_GONE });
@@ -51,7 +49,6 @@ export class SessionStore implements Disposable {
   constructor(tiers: KvTiers, options: SessionStoreOptions = {}) {
     this.#tiers = tiers;
     this.#journal = options.journal;
-    this.#secret = options.journal?.secret ?? randomBytes(32);
     this.ttlMs = options.ttlMs ?? (options.journal ? 7 * 24 * 3600_000 : 30 * 60_000);
     this.#idle = new LRUCache({
       max: options.maxSessions ?? (options.journal ? 100_000 : 10_000),
@@ -81,9 +78,9 @@ export class SessionStore implements Disposable {
     this.#setIdle(session);
   }
 
-  /** Key of a session: says nothing of its name to who has not the secret. */
-  key({ tenant, id }: SessionName): string {
-    return createHmac("sha256", this.#secret).update(JSON.stringify([tenant, id])).digest("hex");
+  /** Key of a session: the journal's, if there is one. */
+  key(name: SessionName): string {
+    return this.#journal?.key(name) ?? JSON.stringify([name.tenant, name.id]);
   }
 
   /** The session, if it is there; does not count as a use. */

@@ -5,5 +5,5 @@
 export async function sha256(bytes: Uint8Array): Promise<string> {
   // The DOM's types ask for a buffer that is not shared.
   const hash = await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>);
-  return Buffer.from(hash).toString("hex");
+  return new Uint8Array(hash).toHex();
 }

@@ -1,5 +1,5 @@
-import { type ResourceLimits, Worker } from "node:worker_threads";
 import { BackendUnavailableError } from "../errors.ts";
+import { type ResourceLimits, Worker } from "../host/threads.ts";
 
 /** What an {@linkcode AskedThread} runs, and what to say when it cannot. */
 export interface AskedThreadOptions {

@@ -34,7 +34,7 @@ export class BackgroundTokenizer {
     this.#tokenizer = tokenizer;
     this.#options = options;
     this.#thread = new AskedThread({
-      program: new URL("./encoding_worker.ts", import.meta.url),
+      program: new URL("../tokenizer/encoding_worker.ts", import.meta.url),
       workerData: data,
       idleMs: options.idleMs ?? 300_000,
       task: "encode a text",

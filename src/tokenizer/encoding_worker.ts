@@ -1,5 +1,5 @@
 /** The encoding thread's program: texts to ids, one request after the other. Whoever started it sees to the time. */
-import { parentPort, workerData } from "node:worker_threads";
+import { parentPort, workerData } from "../host/threads.ts";
 import type { EncodeReply, EncodeRequest, EncodingData } from "./encoding_protocol.ts";
 import { Tokenizer } from "./tokenizer.ts";
 

@@ -22,7 +22,7 @@ export interface RenderOptions {
  */
 export class TemplateThread {
   readonly #thread = new AskedThread<RenderRequest, RenderReply>({
-    program: new URL("./template_worker.ts", import.meta.url),
+    program: new URL("../tokenizer/template_worker.ts", import.meta.url),
     resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MIB },
     task: "format messages",
     name: "template",

@@ -1,6 +1,6 @@
 /** The template thread's program: renders what comes, one after the other. Whoever started it sees to the time. */
-import { parentPort } from "node:worker_threads";
 import { Template } from "@huggingface/jinja";
+import { parentPort } from "../host/threads.ts";
 import type { RenderReply, RenderRequest } from "./template_protocol.ts";
 
 /** The template of the last request: a model has one. */

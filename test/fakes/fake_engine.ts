@@ -1,6 +1,7 @@
 import { Engine, type EngineOptions } from "../../src/engine/engine.ts";
 import type { GenerateEvent } from "../../src/engine/generate_request.ts";
-import { type ModelHashes, readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { resolveModelPath } from "../../src/model/local_model.ts";
+import { type ModelHashes, readModelFolder } from "../../src/model/model_folder.ts";
 import { FakeBackend, type FakeBackendOptions } from "./fake_backend.ts";
 
 /** The model that the fake engine is cut from. */

@@ -2,7 +2,8 @@
 import { availableCpus } from "../../src/backend/host_resources.ts";
 import type { Backend } from "../../src/backend/backend.ts";
 import { createOrtWasmBackend } from "../../src/backend/ort_wasm/ort_wasm_backend.ts";
-import { type ModelFolder, readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { resolveModelPath } from "../../src/model/local_model.ts";
+import { type ModelFolder, readModelFolder } from "../../src/model/model_folder.ts";
 import { ChatTemplate } from "../../src/tokenizer/chat_template.ts";
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import type { Passage } from "./texts.ts";

@@ -14,7 +14,8 @@ import { parseArgs } from "node:util";
 import type { Backend, ForwardRow } from "../../src/backend/backend.ts";
 import { availableCpus } from "../../src/backend/host_resources.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
-import { readModelFolder, resolveModelPath } from "../../src/model/model_folder.ts";
+import { resolveModelPath } from "../../src/model/local_model.ts";
+import { readModelFolder } from "../../src/model/model_folder.ts";
 import { tinyModel } from "../backend/tiny_model.ts";
 
 /** Far beyond what any pass takes, a busy machine included. */

@@ -1,5 +1,5 @@
-import { workerData } from "node:worker_threads";
 import { BackendUnavailableError } from "../../errors.ts";
+import { workerData } from "../../host/threads.ts";
 import { readDecoderGraph } from "../../model/decoder_graph.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { readOnnx } from "../../model/read_onnx.ts";

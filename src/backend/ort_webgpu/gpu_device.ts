@@ -17,6 +17,11 @@ const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render/i;
 
 /** What onnxruntime's kernels make use of. */
 const FEATURES = ["shader-f16", "subgroups"] as const;
+/**
+ * Threads of a subgroup that they count on at least: with those of 4, as SwiftShader has, onnxruntime-web 1.30.0 gives
+ * wrong logits for prompts of 32 to 255 tokens.
+ */
+const LEAST_SUBGROUP = 8;
 
 /** What it would ask of a device of its own: the most that the adapter has. */
 const LIMITS = [
@@ -56,10 +61,15 @@ export async function findAdapter(unvalidated = false): Promise<FoundAdapter> {
 /** A device with all that onnxruntime can use. The caller destroys it. */
 export async function openDevice({ adapter }: FoundAdapter): Promise<GPUDevice> {
   return await adapter.requestDevice({
-    requiredFeatures: FEATURES.filter((feature) => adapter.features.has(feature)),
+    requiredFeatures: FEATURES.filter((feature) =>
+      adapter.features.has(feature) && (feature !== "subgroups" || hasWideSubgroups(adapter))
+    ),
     requiredLimits: Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]])),
   });
 }
+
+/** wgpu says nothing of their size, and does not have them as a feature. */
+const hasWideSubgroups = ({ info }: GPUAdapter) => (info.subgroupMinSize ?? LEAST_SUBGROUP) >= LEAST_SUBGROUP;
 
 async function provideGpu(unvalidated: boolean): Promise<GPU> {
   if (!navigator.gpu) await provideDawn(unvalidated);

@@ -1,4 +1,3 @@
-import { setTimeout as delay } from "node:timers/promises";
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult } from "../backend.ts";
 import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
@@ -90,7 +89,7 @@ export class GpuSession implements ModelSession {
     } catch (error) {
       // Of a lost GPU a pass hears first, as some error. The thread is about to end then, and that is what is told.
       const lost = this.#device.lost.then(() => new Promise<never>(() => {}));
-      await Promise.race([lost, delay(LOST_MS)]);
+      await Promise.race([lost, new Promise((resolve) => setTimeout(resolve, LOST_MS))]);
       throw error;
     }
   }

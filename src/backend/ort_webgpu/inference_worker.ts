@@ -1,5 +1,5 @@
-import { workerData } from "node:worker_threads";
 import { BackendUnavailableError } from "../../errors.ts";
+import { workerData } from "../../host/threads.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
 import { onnxFile } from "../../model/onnx_file.ts";
 import { serveThread } from "../serve_thread.ts";

@@ -71,7 +71,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
     loseAfter,
     unsafe: { read: false, unvalidated: false, ...unsafe },
   };
-  const entry = new URL("./inference_worker.ts", import.meta.url);
+  const entry = new URL("../ort_webgpu/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
     start: () => InferenceThread.start(entry, load, options.onProgress),

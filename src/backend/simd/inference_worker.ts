@@ -1,7 +1,8 @@
-import { workerData } from "node:worker_threads";
 import { BackendUnavailableError } from "../../errors.ts";
+import { workerData } from "../../host/threads.ts";
 import { readDecoderGraph } from "../../model/decoder_graph.ts";
 import type { ModelConfig } from "../../model/model_config.ts";
+import { onnxFile } from "../../model/onnx_file.ts";
 import { readOnnx } from "../../model/read_onnx.ts";
 import { TensorFiles } from "../../model/tensor_bytes.ts";
 import { serveThread } from "../serve_thread.ts";
@@ -15,8 +16,8 @@ import type { ActivationType, KvType } from "./wasm_engine.ts";
 
 /** What the thread needs to load a model; handed over as `workerData`. */
 export interface LoadOptions {
-  /** The `.onnx` file; its external data lies beside it. */
-  onnxPath: string;
+  /** The model folder. */
+  modelDir: string;
   config: ModelConfig;
   threads: number;
   kv: KvType;
@@ -28,7 +29,8 @@ export interface LoadOptions {
 }
 
 await serveThread(async (onProgress) => {
-  const { onnxPath, config, threads, kv, activations, memoryBudgetBytes, maxHeapBytes } = workerData as LoadOptions;
+  const { modelDir, config, threads, kv, activations, memoryBudgetBytes, maxHeapBytes } = workerData as LoadOptions;
+  const onnxPath = onnxFile(modelDir);
   const graph = readDecoderGraph(readOnnx(onnxPath), config);
   using files = new TensorFiles(onnxPath);
   const weights = findDecoderWeights(graph, files, config);

@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { assetUrl, readAsset } from "../../host/assets.ts";
 import type { AttentionProbeConstructor, WasmEngineConstructor } from "./wasm_engine.ts";
 
 /** The kernels' exports; what their numbers mean is said in `wasm/src/lib.rs`. Pointers are byte addresses. */
@@ -123,8 +123,6 @@ const PAGE_BYTES = 2 ** 16;
 /** Of a new memory; no build declares more. */
 const INITIAL_PAGES = 64;
 
-const PKG = new URL("../../../wasm/pkg/", import.meta.url);
-
 /** The generated JavaScript holds one instance per thread. */
 const loaded = new Map<Variant, Promise<Kernels>>();
 
@@ -147,9 +145,9 @@ export function loadVariant(variant: Variant, options: MemoryOptions = {}): Prom
 }
 
 async function load(variant: Variant, { shared, maxHeapBytes }: MemoryOptions): Promise<Kernels> {
-  const folder = new URL(`${variant}/`, PKG);
-  const glue: Glue = await import(new URL("kernels.js", folder).href);
-  const module = shared?.module ?? await WebAssembly.compile(await readFile(new URL("kernels_bg.wasm", folder)));
+  const folder = `wasm/pkg/${variant}`;
+  const glue: Glue = await import(assetUrl(`${folder}/kernels.js`).href);
+  const module = shared?.module ?? await WebAssembly.compile(await readAsset(`${folder}/kernels_bg.wasm`));
   const memory = shared?.memory ?? newMemory(variant !== "simd128", maxHeapBytes);
   glue.initSync({ module, memory });
   const dots = {
@@ -168,12 +166,15 @@ function newMemory(shared: boolean, maxBytes = HEAP_BYTES): WebAssembly.Memory {
 /** Self-tests in a row: some engines' optimised code has been right where their first code was wrong. */
 const REPEATS = 4;
 
+/** A page that is not isolated from other origins has no memory that threads could share: it takes the build without. */
+const SHARES_MEMORY = globalThis.crossOriginIsolated !== false;
+
 /**
  * The best build that this engine runs and whose kernels give the right bits; undefined when none does.
  * @param maxHeapBytes what its memory can grow to
  */
 export async function loadKernels(maxHeapBytes?: number): Promise<Kernels | undefined> {
-  for (const variant of VARIANTS) {
+  for (const variant of SHARES_MEMORY ? VARIANTS : ["simd128"] as const) {
     let kernels: Kernels;
     try {
       kernels = await loadVariant(variant, { maxHeapBytes });

@@ -1,4 +1,4 @@
-import { parentPort, workerData } from "node:worker_threads";
+import { parentPort, workerData } from "../../host/threads.ts";
 import { loadVariant } from "./kernels.ts";
 import type { JoinOptions, PoolMessage } from "./thread_pool.ts";
 

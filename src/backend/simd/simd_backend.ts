@@ -1,5 +1,4 @@
 import { kvBytesPerToken, type ModelConfig } from "../../model/model_config.ts";
-import { onnxFile } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import type { RestartOptions } from "../restart_policy.ts";
@@ -62,8 +61,8 @@ export async function createSimdBackend(
   }: SimdOptions,
 ): Promise<Backend> {
   const memory = { memoryBudgetBytes, maxHeapBytes: Math.min(maxHeapBytes, HEAP_BYTES) };
-  const load: LoadOptions = { onnxPath: onnxFile(modelDir), config, threads, kv, activations, ...memory };
-  const entry = new URL("./inference_worker.ts", import.meta.url);
+  const load: LoadOptions = { modelDir, config, threads, kv, activations, ...memory };
+  const entry = new URL("../simd/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
     start: () => InferenceThread.start(entry, load, onProgress),

@@ -1,5 +1,5 @@
-import { Worker } from "node:worker_threads";
 import { BackendUnavailableError } from "../../errors.ts";
+import { Worker } from "../../host/threads.ts";
 import type { Kernels, SharedKernels, Variant } from "./kernels.ts";
 
 /** What a thread of the pool needs to join; handed over as `workerData`. */
@@ -38,7 +38,7 @@ export class ThreadPool {
     const count = variant === "simd128" ? 1 : Math.max(1, threads);
     const workers = Array.from({ length: count - 1 }, (_, i) => {
       const workerData: JoinOptions = { variant, shared: { module, memory }, index: i + 1 };
-      return new Worker(new URL("./pool_worker.ts", import.meta.url), { workerData });
+      return new Worker(new URL("../simd/pool_worker.ts", import.meta.url), { workerData });
     });
     try {
       await Promise.all(workers.map((worker) => received(worker, "ready")));
