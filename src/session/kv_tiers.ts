@@ -22,9 +22,12 @@ export interface KvTiersStats {
   hotBytes: number;
   warmBytes: number;
   parkedBytes: number;
+  /** Sessions with KV in the backend, in host memory, on disk. */
   hot: number;
   warm: number;
   parked: number;
+  /** Public prefixes with KV in the backend; their bytes are among `hotBytes`. */
+  publicPrefixes: number;
   /** KV that left the backend to make room, dropped or parked. */
   evictions: number;
   parks: number;
@@ -281,14 +284,18 @@ export class KvTiers {
 
   stats(): KvTiersStats {
     const members = [...this.#members];
+    // Idle without a name: no session.
+    const prefixes = members.filter((one) => one.name === undefined && this.#members.reserved(one) === undefined);
     const count = (state: string) => members.filter(({ kv }) => kv.state === state).length;
+    const publicPrefixes = prefixes.filter(({ kv }) => kv.state === "hot").length;
     return {
       hotBytes: sum(members.map(({ kv }) => kv.hotBytes)),
       warmBytes: this.#parked.warmBytes,
       parkedBytes: this.#parked.diskBytes,
-      hot: count("hot"),
+      hot: count("hot") - publicPrefixes,
       warm: count("warm"),
       parked: count("parked"),
+      publicPrefixes,
       ...this.#counts,
       hotBudgetBytes: this.hotBudgetBytes,
       warmBudgetBytes: this.#parked.warmBudgetBytes,
