@@ -231,7 +231,7 @@ export class Engine implements AsyncDisposable {
   /** Evaluates a public prefix that is not held, if there is room for it now. */
   async #evaluate(ids: readonly number[]): Promise<void> {
     const prompt = [...ids, 0];
-    if (this.#host.publicPrefixes.shareable(prompt) === ids.length) return;
+    if (this.#host.publicPrefixes.offer(prompt)?.tokens === ids.length) return;
     try {
       for await (const _ of this.generate({ prompt: { ids: prompt }, maxTokens: 0 }));
     } catch (error) {

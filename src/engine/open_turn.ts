@@ -1,15 +1,16 @@
 import type { Backend } from "../backend/backend.ts";
 import { SessionNotFoundError, TurnMismatchError } from "../errors.ts";
-import type { KvTiers } from "../session/kv_tiers.ts";
+import type { KvOffer, KvTiers } from "../session/kv_tiers.ts";
 import type { PublicPrefixes } from "../session/public_prefixes.ts";
 import type { Session } from "../session/session.ts";
+import type { ParkedKv } from "../session/session_kv.ts";
 import { type HeldSession, sessionName, type SessionStore } from "../session/session_store.ts";
 import { storedSampling } from "../session/transcript.ts";
 import type { SamplingParams } from "../sampling/sampling_params.ts";
 import { explainCache } from "./cache_report.ts";
 import { exactReply } from "./exact_reply.ts";
 import type { GenerateRequest, SessionRef } from "./generate_request.ts";
-import { preparePrompt, type PromptEncoder } from "./prompt_ids.ts";
+import { type PreparedPrompt, preparePrompt, type PromptEncoder } from "./prompt_ids.ts";
 import { reusable, Turn } from "./turn.ts";
 
 /** What turns run on. */
@@ -64,9 +65,8 @@ async function hold(store: SessionStore, ref: SessionRef | undefined, signal?: A
   if (!ref) return await store.single();
   const name = sessionName(ref.id, ref.tenant);
   // A new conversation that was meant to go on an old one would be silently without its words.
-  const goesOn = ref.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
   const options = { onBusy: ref.onBusy, signal };
-  return goesOn ? await store.take(name, options) : await store.begin(name, options);
+  return goesOn(ref) ? await store.take(name, options) : await store.begin(name, options);
 }
 
 /** {@linkcode TurnOptions}, and how long the session was waited for, in milliseconds. */
@@ -95,8 +95,7 @@ async function open(
   const restores = tiers.restorePays(session, shared);
   const reserveStartedAt = performance.now();
   if (request.useCache ?? true) {
-    const parkedBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
-    await tiers.reserve(session, Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), parkedBytes));
+    await tiers.reserve(session, bytesToReserve(backend, prompt, restores ? kv.parked : undefined));
     throwIfAborted();
   }
   const restoreStartedAt = performance.now();
@@ -105,19 +104,22 @@ async function open(
   if (kv.parked) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
   throwIfAborted();
-  const others = usesCache(request) ? beginAsOthers(host, session, prompt.ids) : { shared: 0, fromPublic: 0 };
+  const offer = usesCache(request) && !kv.cache ? bestOffer(host, session, prompt.ids) : undefined;
+  offer?.give(session);
+  const fromPublic = offer?.isPublic ? offer.tokens : 0;
   kv.truncate(reusable(kv, prompt.ids));
   const { length } = kv.ids;
   // What this turn evaluates itself, or has from a public prefix: not what it was given or has parked.
-  const evaluates = usesCache(request) && length === others.fromPublic;
+  const evaluates = usesCache(request) && length === fromPublic;
   const detokenizer = { skipSpecialTokens: options.skipSpecialTokens, continuesText: prompt.messages.length === 0 };
   return new Turn({
     store,
     held,
     prompt,
     sampling: storedSampling(options.params),
-    reused: length - others.fromPublic,
-    ...others,
+    reused: length - fromPublic,
+    shared: (offer?.tokens ?? 0) - fromPublic,
+    fromPublic,
     keepPublic: evaluates ? publicPrefixes.keeper(prompt.ids) : undefined,
     queueMs,
     restoreMs,
@@ -129,20 +131,28 @@ async function open(
   });
 }
 
-/**
- * Gives a session without KV what there is of its prompt: of its tenant's sessions, or of public prefixes where that is
- * more.
- */
-function beginAsOthers(
+/** What a session without KV may begin with: what its tenant's sessions have, or a public prefix where that is more. */
+export function bestOffer(
   { tiers, publicPrefixes }: TurnHost,
   session: Session,
   promptIds: readonly number[],
-): { shared: number; fromPublic: number } {
-  if (session.kv.cache) return { shared: 0, fromPublic: 0 };
-  return publicPrefixes.shareable(promptIds) > tiers.shareable(session, promptIds)
-    ? { shared: 0, fromPublic: publicPrefixes.share(session, promptIds) }
-    : { shared: tiers.share(session, promptIds), fromPublic: 0 };
+): KvOffer | undefined {
+  const [own, others] = [tiers.offer(session, promptIds), publicPrefixes.offer(promptIds)];
+  return others && others.tokens > (own?.tokens ?? 0) ? others : own;
 }
+
+/** Bytes of KV that a turn has to be promised. @param restored parked KV that it brings back, all of it */
+export function bytesToReserve(
+  backend: Backend,
+  { ids, maxTokens }: PreparedPrompt,
+  restored: ParkedKv | undefined,
+): number {
+  return Math.max(backend.kvBytes(ids.length + maxTokens), restored ? backend.kvBytes(restored.tokens) : 0);
+}
+
+/** Whether a turn goes on a conversation that has to be there. */
+export const goesOn = ({ mode, ifTurn }: SessionRef): boolean =>
+  mode !== undefined && mode !== "replay" && ifTurn !== 0;
 
 function checkTurn(session: Session, ref: SessionRef | undefined): void {
   if (!ref) return;
@@ -150,6 +160,5 @@ function checkTurn(session: Session, ref: SessionRef | undefined): void {
     throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
   }
   // It may have been deleted while this turn waited for it.
-  const goesOn = ref.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
-  if (goesOn && !session.established) throw new SessionNotFoundError(ref.id);
+  if (goesOn(ref) && !session.established) throw new SessionNotFoundError(ref.id);
 }

@@ -4,7 +4,7 @@ import { sessionName } from "../session/session_store.ts";
 import { type CacheForecast, explainCache } from "./cache_report.ts";
 import { checkRequest } from "./check_request.ts";
 import type { GenerateRequest } from "./generate_request.ts";
-import { type TurnHost, turnSession, usesCache } from "./open_turn.ts";
+import { bestOffer, bytesToReserve, goesOn, type TurnHost, turnSession, usesCache } from "./open_turn.ts";
 import { preparePrompt } from "./prompt_ids.ts";
 import type { Truncation } from "./truncate_messages.ts";
 import { reusable } from "./turn.ts";
@@ -39,11 +39,10 @@ export interface TurnPlan {
  */
 export async function planTurn(host: TurnHost, request: GenerateRequest): Promise<TurnPlan> {
   checkRequest(request);
-  const { store, tiers, publicPrefixes, backend, encoder } = host;
+  const { store, tiers, backend, encoder } = host;
   const ref = turnSession(request);
   const name = ref && sessionName(ref.id, ref.tenant);
-  const goesOn = ref?.mode !== undefined && ref.mode !== "replay" && ref.ifTurn !== 0;
-  const session = (name && (goesOn ? store.get(name) : store.peek(name))) ?? new Session(name);
+  const session = (name && (goesOn(ref) ? store.get(name) : store.peek(name))) ?? new Session(name);
   if (ref && session.lock.busy && (ref.onBusy ?? "reject") === "reject") throw new SessionBusyError(ref.id);
   if (ref?.ifTurn !== undefined && ref.ifTurn !== session.turn) {
     throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
@@ -56,12 +55,11 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
   const restores = tiers.restorePays(session, shared);
   // Parked KV that is not worth bringing back goes, and then others may have the beginning.
   const begins = stateBefore !== "hot" && !restores && usesCache(request);
-  const ofTenant = begins ? tiers.shareable(session, prompt.ids) : shared;
-  const ofPublic = begins ? publicPrefixes.shareable(prompt.ids) : 0;
-  const [reusedTokens, publicTokens] = ofPublic > ofTenant ? [0, ofPublic] : [ofTenant, 0];
+  const offer = begins ? bestOffer(host, session, prompt.ids) : undefined;
+  const publicTokens = offer?.isPublic ? offer.tokens : 0;
+  const reusedTokens = begins ? (offer?.tokens ?? 0) - publicTokens : shared;
   const newTokens = prompt.ids.length - reusedTokens - publicTokens;
-  const restoredBytes = restores ? backend.kvBytes(kv.parked!.tokens) : 0;
-  const bytes = Math.max(backend.kvBytes(prompt.ids.length + prompt.maxTokens), restoredBytes);
+  const bytes = bytesToReserve(backend, prompt, restores ? kv.parked : undefined);
   const prefillMs = tiers.rates.prefillMs(newTokens, prompt.ids.length - newTokens);
   const restoreMs = restores ? tiers.rates.restoreMs(kv.parked!.byteLength) : 0;
   return {

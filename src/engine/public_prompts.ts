@@ -1,3 +1,4 @@
+import { sameIds } from "../session/common_prefix.ts";
 import { Transcript } from "../session/transcript.ts";
 import { preparePrompt, type PromptEncoder } from "./prompt_ids.ts";
 
@@ -18,7 +19,7 @@ export async function publicPromptIds(prompt: PublicPrompt, encoder: PromptEncod
     return prompt.ids;
   }
   const [ids, without] = await Promise.all([prompt, undefined].map((system) => idsBeforeUser(system, encoder)));
-  if (ids!.length === without!.length && ids!.every((id, i) => id === without![i])) {
+  if (sameIds(ids!, without!)) {
     throw new RangeError("the model's chat template leaves system messages out");
   }
   return ids!;

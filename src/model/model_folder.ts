@@ -2,7 +2,7 @@ import { z } from "zod";
 import { ModelFileError } from "../errors.ts";
 import { basename, join, readText } from "../host/files.ts";
 import { type ModelConfig, parseModelConfig } from "./model_config.ts";
-import { hashModel, sha256 } from "./model_hash.ts";
+import { hashModel, hashText } from "./model_hash.ts";
 import { weightFiles } from "./weight_files.ts";
 
 /** A model folder in the Hugging Face layout, its small files read. The weights stay on disk. */
@@ -55,8 +55,8 @@ export async function readModelFolder(path: string, id: string = basename(path))
     tokenizerConfig: tokenizerConfig.json,
     hashes: {
       model: await hashModel(path, config.text, await weightFiles(path, genaiConfig.json)),
-      tokenizer: await sha256(tokenizerJson.text),
-      template: await sha256(tokenizerConfig.text),
+      tokenizer: await hashText(tokenizerJson.text),
+      template: await hashText(tokenizerConfig.text),
     },
   };
 }

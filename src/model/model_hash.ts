@@ -1,9 +1,10 @@
 import { fileSize, join, readPart } from "../host/files.ts";
+import { sha256 } from "./sha256.ts";
 
 const SAMPLE_BYTES = 64 * 1024;
 
 /** SHA-256 of a text in UTF-8, in hex. */
-export const sha256 = (text: string): Promise<string> => sha256Of([text]);
+export const hashText = (text: string): Promise<string> => sha256(new TextEncoder().encode(text));
 
 /**
  * Tells models apart without reading gigabytes: SHA-256 over the configuration and, for each file of weights in the order
@@ -20,10 +21,5 @@ export async function hashModel(folder: string, config: string, names: readonly 
       if (size > 0) parts.push(await readPart(path, at, Math.min(SAMPLE_BYTES, size)));
     }
   }
-  return await sha256Of(parts);
-}
-
-async function sha256Of(parts: BlobPart[]): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", await new Blob(parts).arrayBuffer());
-  return new Uint8Array(hash).toHex();
+  return await sha256(new Uint8Array(await new Blob(parts).arrayBuffer()));
 }

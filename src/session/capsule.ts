@@ -1,4 +1,5 @@
 import { CapsuleError } from "../errors.ts";
+import { sha256 } from "../model/sha256.ts";
 import {
   BLOCK_BYTES,
   type CapsuleBlock,
@@ -13,7 +14,6 @@ import {
 } from "./capsule_format.ts";
 import { type CapsuleKey, IV_BYTES } from "./capsule_key.ts";
 import type { SessionName } from "./session.ts";
-import { sha256 } from "./sha256.ts";
 import { deltaSchema, identityMismatch, type ModelIdentity } from "./stored_schema.ts";
 import { Transcript, type TranscriptDelta } from "./transcript.ts";
 

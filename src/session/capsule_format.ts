@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { CapsuleError } from "../errors.ts";
-import { sha256 } from "./sha256.ts";
+import { sha256 } from "../model/sha256.ts";
 import { modelIdentitySchema } from "./stored_schema.ts";
 
 /*

@@ -8,3 +8,7 @@ export function reusablePrefix(cached: ArrayLike<number>, ids: ArrayLike<number>
   while (length < limit && cached[length] === ids[length]) length++;
   return Math.max(length, 0);
 }
+
+/** Whether two sequences of ids are the same. */
+export const sameIds = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && a.every((id, i) => id === b[i]);

@@ -39,6 +39,15 @@ export interface KvTiersStats {
   parkedBudgetBytes: number;
 }
 
+/** KV of a prompt's first tokens that somebody else has. To be taken at once, or not: it may be gone after any wait. */
+export interface KvOffer {
+  tokens: number;
+  /** Whether it is a public prefix's, or the tenant's own. */
+  isPublic: boolean;
+  /** Gives it to a held session without KV. */
+  give(session: Session): void;
+}
+
 /** Tokens of a prefix that are worth sharing between a tenant's sessions. */
 const LEAST_SHARED = 16;
 
@@ -190,36 +199,25 @@ export class KvTiers {
   }
 
   /**
-   * Gives a held session without KV what another session of its tenant has of a prompt, where the backend shares
-   * memory: many conversations begin with the same words.
-   * @returns tokens that it has now
+   * What another session of the tenant has of a prompt, where the backend shares memory: many conversations begin with
+   * the same words.
    */
-  share(session: Session, promptIds: readonly number[]): number {
-    const { kv } = session;
-    if (kv.cache || kv.parked) return 0;
-    const { donor, most } = this.#donor(session, promptIds);
-    if (!donor) return 0;
-    kv.cache = donor.kv.cache!.fork(most);
-    for (const id of promptIds.slice(0, most)) kv.ids.push(id);
-    return most;
-  }
-
-  /** Tokens that {@linkcode KvTiers.share} would give a session that had no KV. */
-  shareable(session: Session, promptIds: readonly number[]): number {
-    const { donor, most } = this.#donor(session, promptIds);
-    return donor ? most : 0;
-  }
-
-  #donor({ name }: Session, promptIds: readonly number[]): { donor?: Session; most: number } {
-    let donor: Session | undefined;
-    let most = LEAST_SHARED - 1;
-    if (!this.#backend.info.kvShares || name === undefined) return { most };
+  offer({ name }: Session, promptIds: readonly number[]): KvOffer | undefined {
+    if (!this.#backend.info.kvShares || name === undefined) return undefined;
+    let [donor, tokens]: [Session | undefined, number] = [undefined, LEAST_SHARED - 1];
     for (const other of this.#members) {
       const mayGive = other.name?.tenant === name.tenant && other.kv.state === "hot" && other.lock.free;
       const length = mayGive ? reusablePrefix(other.kv.ids, promptIds) : 0;
-      if (length > most) [donor, most] = [other, length];
+      if (length > tokens) [donor, tokens] = [other, length];
     }
-    return { donor, most };
+    return donor && {
+      tokens,
+      isPublic: false,
+      give: ({ kv }) => {
+        kv.cache = donor.kv.cache!.fork(tokens);
+        for (const id of promptIds.slice(0, tokens)) kv.ids.push(id);
+      },
+    };
   }
 
   /** Gives a session's memory back, and leaves what is in files for the next start. */

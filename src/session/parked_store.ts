@@ -81,7 +81,7 @@ export class ParkedStore {
 
   /**
    * The bytes that a session has parked. They stay.
-   * @throws {StorageError} when the file cannot be read
+   * @throws when the file cannot be read
    * @throws {RangeError} when they are not the bytes that were parked, in the end too: take nothing before
    */
   read(session: Session): KvParts {

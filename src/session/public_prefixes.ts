@@ -1,5 +1,6 @@
 import type { Backend } from "../backend/backend.ts";
-import type { KvTiers } from "./kv_tiers.ts";
+import { reusablePrefix, sameIds } from "./common_prefix.ts";
+import type { KvOffer, KvTiers } from "./kv_tiers.ts";
 import { Session } from "./session.ts";
 
 /** Ids that prompts of all tenants may begin with, and who holds their KV: a session without a name, when it is idle. */
@@ -40,9 +41,9 @@ export class PublicPrefixes {
     const before = this.#prefixes;
     this.#prefixes = [];
     for (const ids of prefixes) {
-      if (this.#prefixes.some((other) => equal(other.ids, ids))) continue;
+      if (this.#prefixes.some((other) => sameIds(other.ids, ids))) continue;
       this.#prefixes.push(
-        before.find((old) => equal(old.ids, ids)) ?? { ids: [...ids], holder: new Session(undefined) },
+        before.find((old) => sameIds(old.ids, ids)) ?? { ids: [...ids], holder: new Session(undefined) },
       );
     }
     this.#prefixes.sort((a, b) => b.ids.length - a.ids.length);
@@ -53,22 +54,21 @@ export class PublicPrefixes {
     }
   }
 
-  /** Tokens that {@linkcode PublicPrefixes.share} would give a session without KV. */
-  shareable(promptIds: readonly number[]): number {
-    return this.#held(promptIds)?.ids.length ?? 0;
-  }
-
-  /**
-   * Gives a held session without KV the longest public prefix of a prompt that there is KV of.
-   * @returns tokens that it has now
-   */
-  share({ kv }: Session, promptIds: readonly number[]): number {
-    const prefix = this.#held(promptIds);
-    if (!prefix) return 0;
-    kv.cache = prefix.holder.kv.cache!.fork();
-    for (const id of prefix.ids) kv.ids.push(id);
-    this.#tiers.release(prefix.holder);
-    return prefix.ids.length;
+  /** The longest public prefix of a prompt that there is KV of. */
+  offer(promptIds: readonly number[]): KvOffer | undefined {
+    if (!this.#backend.info.kvShares) return undefined;
+    const prefix = this.#prefixes.find((prefix) =>
+      prefix.holder.kv.state === "hot" && prefix.holder.lock.free && begins(prefix, promptIds)
+    );
+    return prefix && {
+      tokens: prefix.ids.length,
+      isPublic: true,
+      give: ({ kv }) => {
+        kv.cache = prefix.holder.kv.cache!.fork();
+        for (const id of prefix.ids) kv.ids.push(id);
+        this.#tiers.release(prefix.holder);
+      },
+    };
   }
 
   /**
@@ -79,13 +79,6 @@ export class PublicPrefixes {
     const prefix = this.#prefixes.find((prefix) => begins(prefix, promptIds));
     if (!prefix || !this.#backend.info.kvShares || prefix.holder.kv.state !== "cold") return undefined;
     return (session) => this.#keep(prefix, session);
-  }
-
-  #held(promptIds: readonly number[]): PublicPrefix | undefined {
-    if (!this.#backend.info.kvShares) return undefined;
-    return this.#prefixes.find((prefix) =>
-      prefix.holder.kv.state === "hot" && prefix.holder.lock.free && begins(prefix, promptIds)
-    );
   }
 
   async #keep({ ids, holder }: PublicPrefix, { kv }: Session): Promise<void> {
@@ -106,8 +99,5 @@ export class PublicPrefixes {
   }
 }
 
-const equal = (a: readonly number[], b: readonly number[]) => a.length === b.length && a.every((id, i) => id === b[i]);
-
 /** Whether a prompt begins with a prefix, and goes on: a token is left to evaluate. */
-const begins = ({ ids }: PublicPrefix, promptIds: readonly number[]) =>
-  ids.length < promptIds.length && ids.every((id, i) => id === promptIds[i]);
+const begins = ({ ids }: PublicPrefix, promptIds: readonly number[]) => reusablePrefix(ids, promptIds) === ids.length;

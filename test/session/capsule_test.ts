@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import fc from "fast-check";
 import { CapsuleError, type CapsuleErrorCode, SessionExistsError } from "../../src/errors.ts";
 import { joinCapsule, parseCapsule } from "../../src/session/capsule_format.ts";
-import { sha256 } from "../../src/session/sha256.ts";
+import { sha256 } from "../../src/model/sha256.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { bundled, collect, fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 
