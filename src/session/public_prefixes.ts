@@ -82,13 +82,15 @@ export class PublicPrefixes {
   }
 
   async #keep({ ids, holder }: PublicPrefix, { kv }: Session): Promise<void> {
-    const hold = holder.lock.tryWork();
+    const wanted = () => !holder.closed && kv.state === "hot" && kv.ids.length >= ids.length;
+    // A turn that did not come so far has nothing to make room for.
+    const hold = wanted() ? holder.lock.tryWork() : undefined;
     if (!hold) return;
     try {
       if (holder.kv.state !== "cold") return;
       this.#tiers.drop(holder);
       await this.#tiers.whenRoom(this.#backend.kvBytes(ids.length), () => {
-        if (holder.closed || kv.state !== "hot" || kv.ids.length < ids.length) return;
+        if (!wanted()) return;
         holder.kv.cache = kv.cache!.fork(ids.length);
         for (const id of ids) holder.kv.ids.push(id);
         this.#tiers.release(holder);

@@ -98,6 +98,20 @@ describe("a public prompt", () => {
     assert.deepEqual([backend.caches.size, engine.sessions.stats().hotBytes], [0, 0]);
   });
 
+  test("makes no room for what a cancelled turn has not evaluated, and lets go of its session at once", async () => {
+    const { engine, backend, ask } = await withPrefix({ kvBudgetBytes: 70 * FAKE_BYTES_PER_TOKEN });
+    for (const cache of backend.caches) cache.lost = true;
+    // Beside this the turn has room, and the prefix has not.
+    await ask(Array(38).fill(40), { id: "big" });
+    const session = { id: "s", tenant: "a" };
+    const generation = await engine.start({ prompt: { ids: [...PREFIX, 7] }, maxTokens: 3, session });
+    generation.cancel();
+    await generation.settled;
+    assert.equal(engine.sessions.describe("big").state, "hot");
+    assert.equal(engine.sessions.stats().evictions, 0);
+    assert.deepEqual(engine.sessions.list({ tenant: "a" }), []);
+  });
+
   test("is not taken from a turn that did not come so far, nor from one that was given its KV", async () => {
     const { engine, backend, counts, ask } = await withPrefix({
       prefillChunk: 8,
