@@ -112,8 +112,13 @@ export class PassScheduler {
     } catch (error) {
       // The caches are as before. One row that cannot be held is no reason to refuse the others.
       const divide = pass.length > 1 && (error instanceof OutOfMemoryError || error instanceof RangeError);
-      if (!divide) return pass.forEach(({ reject }) => reject(error));
-      for (const waiting of pass) await this.#forward([waiting]);
+      if (divide) {
+        for (const waiting of pass) await this.#forward([waiting]);
+        return;
+      }
+      for (const { reject } of pass) reject(error);
+      // Whoever is refused for memory lets go of what it has: the next row is not to be refused for want of that.
+      if (error instanceof OutOfMemoryError) await eventLoopTurn();
     }
   }
 

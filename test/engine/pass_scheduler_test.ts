@@ -97,6 +97,39 @@ describe("PassScheduler", () => {
     assert.equal(third!.status, "fulfilled");
   });
 
+  for (const [where, row] of [["in its pass", decode], ["before the next pass", prefill]] as const) {
+    test(`gives who is refused time to let go of memory, ${where}`, async () => {
+      let full = false;
+      const backend = {
+        info: { rowInvariant: true },
+        // As messages to a thread: what is let go of later is no help to this pass.
+        forward: async (rows: readonly ForwardRow[]): Promise<RowResult[]> => {
+          if (full) throw new OutOfMemoryError("Cannot hold them");
+          await new Promise((resolve) => setTimeout(resolve, 1));
+          return rows.map(() => ({ logits: Float32Array.of(1) }));
+        },
+      };
+      const scheduler = new PassScheduler(backend);
+      const turn = async (id: number) => {
+        try {
+          await scheduler.forward(row(id));
+          return "answered";
+        } catch {
+          // What ends a turn is some steps away.
+          for (let i = 0; i < 20; i++) await undefined;
+          full = false;
+          return "refused";
+        }
+      };
+      // These wait for a pass that is running.
+      const before = scheduler.forward(decode(0));
+      const turns = [1, 2, 3].map(turn);
+      full = true;
+      await before;
+      assert.deepEqual(await Promise.all(turns), ["refused", "answered", "answered"]);
+    });
+  }
+
   test("tells of passes without prefill how long they took", async () => {
     const { backend } = recorder();
     const told: number[] = [];
