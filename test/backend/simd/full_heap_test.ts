@@ -32,6 +32,30 @@ const program = fc.record({
   steps: fc.array(step, { minLength: 4, maxLength: 8, size: "max" }),
 });
 
+type Inspect = readonly [] | readonly [1] | readonly [0, 1];
+
+/** A pass over some rows of equal tokens. */
+const pass = (...rows: [sequence: number, tokens: number, logits: "none" | "last" | "all", inspect: Inspect][]) => ({
+  kind: "pass" as const,
+  rows: rows.map(([sequence, tokens, logits, inspect]) => ({
+    sequence,
+    tokenIds: Array<number>(tokens).fill(1),
+    logits,
+    hiddenStates: inspect.length !== 1,
+    inspect,
+  })),
+});
+/** Found at random: small vectors had no room when the last pass began. */
+const NO_SPARE = {
+  room: 3,
+  steps: [
+    pass([0, 97, "last", []]),
+    pass([1, 72, "none", [1]]),
+    pass([2, 233, "last", []]),
+    pass([0, 126, "all", [0, 1]], [1, 265, "last", []]),
+  ],
+};
+
 test("in a full heap anything works or is refused, changes nothing then, and stops no thread", async () => {
   await using model = await tinyModel(CONTEXT);
   const { path: modelDir, config } = model;
@@ -108,7 +132,7 @@ test("in a full heap anything works or is refused, changes nothing then, and sto
       counts.done += done - before[0]!;
       counts.refused += refused - before[1]!;
     }),
-    { numRuns: 60 },
+    { numRuns: 60, examples: [[NO_SPARE]] },
   );
   console.log(`${counts.done} passes and imports that found room, ${counts.refused} that did not`);
   assert.ok(counts.done > 50 && counts.refused > 50);
