@@ -1,37 +1,9 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, test } from "node:test";
-import { createApp } from "../../src/http/app.ts";
-import type { FakeBackend } from "../fakes/fake_backend.ts";
-import { fakeEngine } from "../fakes/fake_engine.ts";
-import { listen } from "./this_runtime.ts";
+import { served } from "./served_fake.ts";
 
 const messages = [{ role: "user", content: "Hello" }];
-
-interface Served extends AsyncDisposable {
-  backend: FakeBackend;
-  post(path: string, body: object, signal?: AbortSignal): Promise<Response>;
-}
-
-/** A real socket with this runtime's listener over a model that takes `delayMs` a pass and counts passes. */
-function served(delayMs: number): Served {
-  const { engine, backend } = fakeEngine({ delayMs });
-  const listener = listen({ hostname: "127.0.0.1", port: 0, fetch: createApp(engine).fetch });
-  return {
-    backend,
-    post: (path, body, signal) =>
-      fetch(`http://127.0.0.1:${listener.port}${path}`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify(body),
-        signal,
-      }),
-    async [Symbol.asyncDispose]() {
-      await engine.drain(0);
-      await listener.stop();
-    },
-  };
-}
 
 describe("the listener", () => {
   for (const [path, stream] of [["/v1/generate", false], ["/v1/chat/completions", true]] as const) {
@@ -76,12 +48,6 @@ describe("the listener", () => {
       assert.ok(got.usage.prompt_tokens_details.cached_tokens > 0);
     });
   }
-
-  test("an answer that takes more than 30 s of silence arrives", async () => {
-    await using server = served(31_000);
-    const response = await server.post("/v1/chat/completions", { messages, max_tokens: 1, ignore_eos: true });
-    assert.equal((await response.json()).usage.completion_tokens, 1);
-  });
 
   test("a slow reader slows its own generation only", async () => {
     await using server = served(1);
