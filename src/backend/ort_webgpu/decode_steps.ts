@@ -64,6 +64,8 @@ export class DecodeSteps {
   readonly #ranked: GPUBuffer;
   /** By buffers and count. */
   readonly #groups = new WeakMap<KvBuffers, Map<number, GPUBindGroup>>();
+  /** Of the step that was submitted last. */
+  #last: PendingRead | undefined;
 
   constructor(parts: DecodeStepsParts) {
     this.#parts = parts;
@@ -106,13 +108,17 @@ export class DecodeSteps {
     const { device, runner, ring, ranking, reads } = this.#parts;
     const kv = stream.kv.buffers;
     const wanted = { positions: { buffer: this.#position, count: 1 }, logits: this.#logits };
-    if (ring && start >= ring.window) await ring.run(stream, start, wanted);
-    else await runner.run({ ...wanted, kv, start, ids: kv.nextId, tokens: 1, replay: true });
-    const encoder = device.createCommandEncoder();
+    const encoder = ring && start >= ring.window
+      ? await ring.run(stream, start, wanted)
+      : await runner.run({ ...wanted, kv, start, ids: kv.nextId, tokens: 1, replay: true });
     ranking.encode(encoder, this.#group(kv, count), 1);
     const read = reads.copy(encoder, this.#ranked, rankedBytes(1, count));
-    device.queue.submit([encoder.finish()]);
-    read.begin();
+    const commands = encoder.finish();
+    // In Deno 2.9 mapAsync() returns when all is done that was submitted: any earlier, and the GPU would have nothing to
+    // do while the next step is encoded.
+    this.#last?.begin();
+    device.queue.submit([commands]);
+    this.#last = read;
     return { start, read };
   }
 

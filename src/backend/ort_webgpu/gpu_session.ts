@@ -179,7 +179,7 @@ export class GpuSession implements ModelSession {
       const statesBytes = tokenIds.length * hiddenSize * (half ? 2 : 4);
       const logitsBuffer = own(logitsBytes);
       const statesBuffer = hiddenStates ? own(statesBytes) : undefined;
-      await this.#runner.run({
+      const encoder = await this.#runner.run({
         kv: kv.buffers,
         start,
         ids: upload(tokenIds),
@@ -188,7 +188,6 @@ export class GpuSession implements ModelSession {
         logits: logitsBuffer,
         hiddenStates: statesBuffer,
       });
-      const encoder = this.#device.createCommandEncoder();
       const statesRead = statesBuffer && this.#reads.copy(encoder, statesBuffer, statesBytes);
       let read: PendingRead | undefined;
       if (wanted.length > 0 && top !== undefined) {

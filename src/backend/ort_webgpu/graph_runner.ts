@@ -7,6 +7,7 @@ import { Usage } from "./gpu_usage.ts";
 import { captured, UNCAPTURED } from "./graph_capture.ts";
 import type { LoadedGraph } from "./loaded_graph.ts";
 import type { OnnxRuntime } from "./onnxruntime.ts";
+import { RecordedStep } from "./recorded_step.ts";
 
 /** One run of the graph; all buffers are the caller's. */
 export interface GraphRun {
@@ -24,8 +25,10 @@ export interface GraphRun {
   hiddenStates?: GPUBuffer;
   /** In place of the model's own. */
   rotary?: { cos: GPUBuffer; sin: GPUBuffer };
-  /** Runs on these buffers are all alike: record the first and replay it. */
+  /** Runs on these buffers are all alike: record one and replay it. */
   replay?: boolean;
+  /** Commands that come before. It is the runner's from now on. @default none */
+  encoder?: GPUCommandEncoder;
 }
 
 /** Parts of a {@linkcode GraphRunner}. */
@@ -39,14 +42,17 @@ export interface GraphRunnerParts {
   loadBeyond(): Promise<LoadedGraph>;
 }
 
-/** Runs a model's graph over GPU buffers. A run has been given to the GPU when it resolves, no more. */
+/** Runs a model's graph over GPU buffers. */
 export class GraphRunner {
   readonly #parts: GraphRunnerParts;
   #beyond: Promise<LoadedGraph> | undefined;
   readonly #kvNames: readonly { past: string; present: string }[];
+  /** int32 `[context + 1]`: 0, 1, 2, ... */
+  readonly #numbers: GPUBuffer;
   /** int32 `[1]` each: the lengths of the run that is encoded next. */
   readonly #lastPosition: GPUBuffer;
   readonly #totalLength: GPUBuffer;
+  readonly #recorded = new WeakMap<KvBuffers, RecordedStep>();
 
   constructor(parts: GraphRunnerParts) {
     this.#parts = parts;
@@ -58,20 +64,48 @@ export class GraphRunner {
           present: `present.${layer}.${kind}`,
         })),
     ).flat();
-    const length = () =>
-      parts.device.createBuffer({ size: 16, usage: Usage.STORAGE | Usage.COPY_SRC | Usage.COPY_DST });
-    [this.#lastPosition, this.#totalLength] = [length(), length()];
+    const { device, format: { config } } = parts;
+    const buffer = (size: number) =>
+      device.createBuffer({ size, usage: Usage.STORAGE | Usage.COPY_SRC | Usage.COPY_DST });
+    [this.#lastPosition, this.#totalLength] = [buffer(16), buffer(16)];
+    const numbers = Int32Array.from({ length: config.contextLength + 1 }, (_, i) => i);
+    this.#numbers = buffer(numbers.byteLength);
+    device.queue.writeBuffer(this.#numbers, 0, numbers);
   }
 
-  /** @throws {OutOfMemoryError} when a sequence outgrows the window and the GPU has no room for what that takes */
-  async run(run: GraphRun): Promise<void> {
-    const { kv, start, ids, tokens, positions, logits, hiddenStates, rotary, replay = false } = run;
-    const { Tensor, device, format: { config, half }, pool } = this.#parts;
+  /**
+   * Runs the graph: its commands were given to the GPU, or are in the encoder that comes back.
+   * @returns an encoder for what follows
+   * @throws {OutOfMemoryError} when a sequence outgrows the window and the GPU has no room for what that takes
+   */
+  async run(run: GraphRun): Promise<GPUCommandEncoder> {
+    const { kv, start, tokens, replay = false, encoder = this.#parts.device.createCommandEncoder() } = run;
+    const { device, pool } = this.#parts;
     const total = start + tokens;
     const graph = await this.#graphFor(total);
-    // In the queue, so that each run finds its own.
-    device.queue.writeBuffer(this.#lastPosition, 0, new Int32Array([total - 1]));
-    device.queue.writeBuffer(this.#totalLength, 0, new Int32Array([total]));
+    // Among the commands, so that each run finds its own.
+    encoder.copyBufferToBuffer(this.#numbers, 4 * (total - 1), this.#lastPosition, 0, 4);
+    encoder.copyBufferToBuffer(this.#numbers, 4 * total, this.#totalLength, 0, 4);
+    const graphId = replay && graph.captures ? pool.graphId(kv) : undefined;
+    const recorded = graphId === undefined ? undefined : this.#recorded.get(kv);
+    if (recorded) {
+      recorded.encode(encoder);
+      return encoder;
+    }
+    device.queue.submit([encoder.finish()]);
+    if (graphId === undefined) {
+      await this.#runSession(graph, run, UNCAPTURED);
+    } else {
+      const step = await RecordedStep.of(device, () => this.#runSession(graph, run, captured(graphId)));
+      if (step) this.#recorded.set(kv, step);
+    }
+    return device.createCommandEncoder();
+  }
+
+  async #runSession(graph: LoadedGraph, run: GraphRun, options: ort.InferenceSession.RunOptions): Promise<void> {
+    const { kv, start, ids, tokens, positions, logits, hiddenStates, rotary } = run;
+    const { Tensor, format: { config, half } } = this.#parts;
+    const total = start + tokens;
     const on = (buffer: GPUBuffer, dataType: "int32" | "int64" | "float32" | "float16", dims: number[]) =>
       Tensor.fromGpuBuffer(buffer, { dataType, dims });
     const floats = half ? "float16" : "float32";
@@ -92,8 +126,7 @@ export class GraphRunner {
     feeds[cos.name] = on(rotary?.cos ?? cos.buffer, floats, dims);
     feeds[sin.name] = on(rotary?.sin ?? sin.buffer, floats, dims);
     this.#kvNames.forEach(({ past, present }, i) => feeds[past] = fetches[present] = kv.tensors[i]!);
-    const graphId = replay && graph.captures ? pool.graphId(kv) : undefined;
-    await graph.session.run(feeds, fetches, graphId === undefined ? UNCAPTURED : captured(graphId));
+    await graph.session.run(feeds, fetches, options);
   }
 
   async close(): Promise<void> {

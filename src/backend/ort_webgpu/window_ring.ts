@@ -71,26 +71,26 @@ export class WindowRing {
 
   /**
    * A step that evaluates the id in the stream's `nextId` after `start` tokens, `window` or more.
+   * @returns an encoder for what follows
    * @throws {OutOfMemoryError} when the GPU has no room for the ring
    */
   async run(
     stream: Stream,
     start: number,
     { positions, logits }: Pick<GraphRun, "positions" | "logits">,
-  ): Promise<void> {
+  ): Promise<GPUCommandEncoder> {
     const { device, format, pool, runner, rotary, window } = this.#parts;
     const ring = this.#ring ??= await pool.takeNew(gpuKvCapacity(window, format.config.contextLength));
     const cache = stream.kv.buffers;
-    const encoder = device.createCommandEncoder();
-    if (this.#owner !== stream || stream.ringEnd !== start) this.#fill(encoder, cache, ring, start);
+    const before = device.createCommandEncoder();
+    if (this.#owner !== stream || stream.ringEnd !== start) this.#fill(before, cache, ring, start);
     this.#owner = stream;
     const last = window - 1;
     const row = rotary.cos.buffer.size / rotary.dims[0]!;
-    encoder.copyBufferToBuffer(rotary.cos.buffer, start * row, this.#tables.cos, last * row, row);
-    encoder.copyBufferToBuffer(rotary.sin.buffer, start * row, this.#tables.sin, last * row, row);
-    encoder.copyBufferToBuffer(cache.nextId, 0, ring.nextId, 0, 8);
-    device.queue.submit([encoder.finish()]);
-    await runner.run({
+    before.copyBufferToBuffer(rotary.cos.buffer, start * row, this.#tables.cos, last * row, row);
+    before.copyBufferToBuffer(rotary.sin.buffer, start * row, this.#tables.sin, last * row, row);
+    before.copyBufferToBuffer(cache.nextId, 0, ring.nextId, 0, 8);
+    const encoder = await runner.run({
       kv: ring,
       start: last,
       ids: ring.nextId,
@@ -99,9 +99,11 @@ export class WindowRing {
       logits,
       rotary: this.#tables,
       replay: true,
+      encoder: before,
     });
-    this.#settle(cache, ring, start);
+    this.#settle(encoder, cache, ring, start);
     stream.ringEnd = start + 1;
+    return encoder;
   }
 
   /** The `window - 1` tokens before `start`: each at the place of its position, modulo so many. */
@@ -128,13 +130,13 @@ export class WindowRing {
     });
   }
 
-  #settle(cache: KvBuffers, ring: KvBuffers, start: number): void {
+  #settle(encoder: GPUCommandEncoder, cache: KvBuffers, ring: KvBuffers, start: number): void {
     const { device, format: { config: { numKeyValueHeads } }, window } = this.#parts;
     const words = this.#headTokenBytes / 4;
     const to = start % (window - 1);
     const move = [numKeyValueHeads, words, ring.capacity, cache.capacity, window - 1, to, start];
+    // Before the encoder's commands, which are of one step.
     device.queue.writeBuffer(this.#move, 0, new Uint32Array(move));
-    const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     pass.setPipeline(this.#pipeline);
     for (const group of this.#groupsOf(cache, ring)) {
@@ -142,7 +144,6 @@ export class WindowRing {
       pass.dispatchWorkgroups(Math.ceil(numKeyValueHeads * words / 64));
     }
     pass.end();
-    device.queue.submit([encoder.finish()]);
   }
 
   #groupsOf(cache: KvBuffers, ring: KvBuffers): GPUBindGroup[] {

@@ -13,6 +13,7 @@ test("steps of decode are replayed, not encoded anew, on each set of buffers", {
   await using folder = await tinyPhi3();
   const { path, config } = folder.model;
   const bindGroups: Record<string, number[]> = {};
+  const submissions: Record<string, number[]> = {};
   for (const capture of [true, false]) {
     const found = await findAdapter();
     const device = await openDevice(found);
@@ -23,25 +24,81 @@ test("steps of decode are replayed, not encoded anew, on each set of buffers", {
         loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
       { ort, device, deviceName: found.name, config, half: false, capture, ahead: 0, unsafeRead: false },
     );
-    let made = 0;
+    let [made, submitted] = [0, 0];
     const create = device.createBindGroup.bind(device);
     device.createBindGroup = (descriptor) => {
       made++;
       return create(descriptor);
     };
+    const submit = device.queue.submit.bind(device.queue);
+    device.queue.submit = (commands) => {
+      submitted++;
+      submit(commands);
+    };
     const counts: number[] = bindGroups[`${capture}`] = [];
+    const submits: number[] = submissions[`${capture}`] = [];
     for (const step of [0, 1, 2, 3]) {
       for (const cacheId of [1, 2]) {
-        made = 0;
+        [made, submitted] = [0, 0];
         const row = { cacheId, start: step, tokenIds: [5 + step], logits: "last", hiddenStates: false } as const;
         await session.run([{ ...row, top: 1, inspect: [] }]);
         counts.push(made);
+        submits.push(submitted);
       }
     }
     await session.close();
   }
   assert.deepEqual(bindGroups.true!.slice(2), [0, 0, 0, 0, 0, 0]);
   assert.ok(bindGroups.false!.every((count) => count > 10), `${bindGroups.false}`);
+  // onnxruntime replays the second step; its commands are all there is from then on.
+  assert.deepEqual(submissions.true!.slice(4), [1, 1, 1, 1]);
+  assert.ok(submissions.false!.every((count) => count > 1), `${submissions.false}`);
+});
+
+test("the GPU has a step to do while the next one is encoded", { skip: noGpu }, async () => {
+  await using folder = await tinyPhi3();
+  const { path, config } = folder.model;
+  const found = await findAdapter();
+  const device = await openDevice(found);
+  avoidMappedUploads(device);
+  const ort = await loadOnnxRuntime();
+  const session = await GpuSession.create(
+    (captures) =>
+      loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
+    { ort, device, deviceName: found.name, config, half: false, capture: true, ahead: 2, unsafeRead: false },
+  );
+  const calls: string[] = [];
+  const [encoder, buffer] = [device.createCommandEncoder.bind(device), device.createBuffer.bind(device)];
+  device.createCommandEncoder = (descriptor) => {
+    calls.push("encode");
+    return encoder(descriptor);
+  };
+  device.createBuffer = (descriptor) => {
+    const made = buffer(descriptor);
+    const map = made.mapAsync.bind(made);
+    made.mapAsync = (...args) => {
+      calls.push("map");
+      return map(...args);
+    };
+    return made;
+  };
+  const submit = device.queue.submit.bind(device.queue);
+  device.queue.submit = (commands) => {
+    calls.push("submit");
+    submit(commands);
+  };
+  let id = 5;
+  for (let start = 0; start < 8; start++) {
+    const ahead = 7 - start;
+    const row = { cacheId: 1, start, tokenIds: [id], logits: "last", hiddenStates: false, ahead } as const;
+    const [result] = await session.run([{ ...row, top: 1, inspect: [] }]);
+    id = result!.top![0]!.ids[0]!;
+    // The steps before record, and fill what is begun ahead.
+    if (start === 3) calls.length = 0;
+  }
+  await session.close();
+  const step = ["encode", "map", "submit"];
+  assert.deepEqual(calls, [...step, ...step, "map"]);
 });
 
 test("avoidMappedUploads() hands over what was written into the mapped range", { skip: noGpu }, async () => {
