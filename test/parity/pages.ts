@@ -113,7 +113,10 @@ async function simd(isolated: PageServer, plain: PageServer, model: string): Pro
     const runsAs = info.threads === threads && info.detail.includes(`, ${build},`);
     report.check(`${name}: build and threads`, runsAs, `${info.detail}, ${info.threads} threads`);
     await goOnHere(name, inPage, want, model);
-    if (server === isolated) await crash(inPage, want);
+    if (server === isolated) {
+      await crash(inPage, want);
+      await reject(inPage);
+    }
     await dispose(name, inPage);
   }
   const sizes = [...isolated.answers].flatMap(([path, sizes]) => /\.onnx/.test(path) ? sizes : []);
@@ -183,6 +186,21 @@ async function crash({ engine }: PageEngine, want: Answers): Promise<void> {
     return [error, ids] as const;
   });
   report.check("a thread that traps is replaced", `${ids}` === `${want.turns[1]!.ids}`, error);
+}
+
+/** A thread ends of a promise that fails and that nobody waits for, and says so. */
+async function reject({ page, engine }: PageEngine): Promise<void> {
+  const died = engine.evaluate(async (engine) => {
+    const backend = engine.backend as import("../../src/backend/thread_backend.ts").ThreadBackend;
+    return (await backend.thread.died).message;
+  });
+  for (const worker of page.workers()) {
+    await worker.evaluate(() => {
+      if (self.name === "simd/inference_worker.ts") setTimeout(() => Promise.reject(new Error("nobody waits")), 0);
+    });
+  }
+  const message = await died;
+  report.check("a promise that nobody waits for ends a thread", /nobody waits/.test(message), message);
 }
 
 /** A tiny model on the GPU that Chromium computes in software. */

@@ -129,13 +129,16 @@ export function exitThread(code: number): void {
 
 /** Makes this thread the one that it is asked to be. @param programs by the last two parts of their address */
 export function becomeProgram(programs: Readonly<Record<string, () => Promise<unknown>>>): void {
+  const fail = (error: unknown) => say({ error: error instanceof Error ? error.message : String(error) });
+  // Elsewhere a thread ends of a promise that fails and that nobody waits for; here it would go on, and say nothing.
+  self.onunhandledrejection = ({ reason }) => fail(reason);
   self.onmessage = async ({ data }: MessageEvent<Start>) => {
     self.onmessage = ({ data }) => hear(data);
     workerData = data.workerData;
     try {
       await programs[data.program]!();
     } catch (error) {
-      say({ error: error instanceof Error ? error.message : String(error) });
+      fail(error);
     }
   };
 }
