@@ -11,12 +11,15 @@
  */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { DiskStore } from "../../models/file_store.ts";
 import { type Layout, LAYOUTS, writeSyntheticOnnx } from "../../models/synthetic_model.ts";
 import { createOrtWebgpuBackend, type OrtWebgpuOptions } from "../../src/backend/ort_webgpu/ort_webgpu_backend.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
+import { onnxFile } from "../../src/model/onnx_file.ts";
+import { readFiles } from "../load/read_files.ts";
 import { describeMachine } from "../report.ts";
 import { measure, type MeasureOptions } from "./measure.ts";
 import { type Agreement, compare, makeReference, promptIds, PROMPTS, type Reference } from "./reference.ts";
@@ -112,10 +115,11 @@ for (const [name, { aheads = [0], contexts = [100, 1900, 3000], ...options }] of
     const loadAt = performance.now();
     await using backend = await createOrtWebgpuBackend({ modelDir: model.path, config, ahead: 16, ...options });
     const loadS = (performance.now() - loadAt) / 1000;
+    const readS = readFiles(dirname(onnxFile(model.path))).ms / 1000;
     const agreements: Agreement[] = [];
     for (const reference of references) agreements.push(await compare(backend, reference, vocabSize, 512));
     const speeds = await measure(backend, passes);
-    report({ name, device: backend.info.device, detail: backend.info.detail, loadS, agreements, ...speeds });
+    report({ name, device: backend.info.device, detail: backend.info.detail, loadS, readS, agreements, ...speeds });
   } catch (error) {
     report({ name, error: String(error) });
   }

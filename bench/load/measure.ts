@@ -2,7 +2,7 @@
  * From the start of a process to the first token, in a process of its own: `measure.ts [--cold]`; prints one line,
  * {@linkcode Loaded}. `--cold` has the system forget the files before each reading, where it may.
  */
-import { closeSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findDecoderWeights } from "../../src/backend/simd/decoder_weights.ts";
 import { loadKernels } from "../../src/backend/simd/kernels.ts";
@@ -15,6 +15,7 @@ import { readOnnx } from "../../src/model/read_onnx.ts";
 import { onnxFile } from "../../src/model/onnx_file.ts";
 import { TensorFiles } from "../../src/model/tensor_bytes.ts";
 import { parseEnvironment } from "../../src/runtime/options.ts";
+import { readFiles } from "./read_files.ts";
 
 /** Milliseconds and MiB. */
 export interface Loaded {
@@ -100,17 +101,4 @@ function forgetFiles(): boolean {
 
 function statusMiB(field: string): number {
   return Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(readFileSync("/proc/self/status", "utf8"))![1]) / 1024;
-}
-
-/** Reads every file of a folder in steps of 4 MiB, as the loader does. */
-function readFiles(folder: string): { ms: number; bytes: number } {
-  const buffer = new Uint8Array(4 * 2 ** 20);
-  const startedAt = performance.now();
-  let bytes = 0;
-  for (const name of readdirSync(folder).filter((name) => /\.onnx/.test(name))) {
-    const file = openSync(join(folder, name), "r");
-    for (let read; (read = readSync(file, buffer)) > 0;) bytes += read;
-    closeSync(file);
-  }
-  return { ms: performance.now() - startedAt, bytes };
 }
