@@ -5,7 +5,8 @@
  * The documented option is for a session as a whole: with it the JavaScript side of onnxruntime-web 1.30.0 freezes the
  * bindings at the first run, so that prefill and decode, or two sequences, could not share one set of weights. The C++
  * side could: it captures by `gpu_graph_id`. So the option is shown to the part that passes it on to C++, which reads it
- * first, and to nobody after. What a replay encodes is then kept by `recorded_step.ts`. A test sees that steps are replayed.
+ * first, and to nobody after. What a replay encodes is then kept by `recorded_step.ts`; a test sees that steps are
+ * replayed.
  * https://github.com/microsoft/onnxruntime/issues/32456
  */
 import type { InferenceSession } from "onnxruntime-web/jspi";
