@@ -31,7 +31,25 @@ export function numberToFloat16(value: number): number {
   return sign | (((exponent + 14) << 10) + rounded);
 }
 
-/** The bits of each of `values` as the nearest binary16. */
-export function float16Array(values: Float32Array): Uint16Array {
-  return Uint16Array.from(values, numberToFloat16);
+/** Bits of the f32 magnitudes that are normal numbers in f16: from 2^-14 to what is rounded to infinity, 65520. */
+const [LEAST_NORMAL, TOO_LARGE] = [0x3880_0000, 0x477f_f000];
+/** The difference of the exponents' biases, 127 and 15, where f32 has its exponent. */
+const REBIAS = 112 << 23;
+
+/** The bits of each of `values` as the nearest binary16; as `numberToFloat16`, and fast for many. */
+export function float16Array(values: Float32Array): Uint16Array<ArrayBuffer> {
+  const { buffer, byteOffset, length } = values;
+  const bits = new Uint32Array(buffer, byteOffset, length);
+  const halves = new Uint16Array(length);
+  for (let i = 0; i < length; i++) {
+    const magnitude = bits[i]! & 0x7fff_ffff;
+    if (magnitude >= LEAST_NORMAL && magnitude < TOO_LARGE) {
+      // To nearest, ties to even, in the 13 bits that go; what that carries belongs to the exponent.
+      const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1);
+      halves[i] = ((bits[i]! >>> 16) & 0x8000) | ((rounded - REBIAS) >>> 13);
+    } else {
+      halves[i] = numberToFloat16(values[i]!);
+    }
+  }
+  return halves;
 }

@@ -1,4 +1,5 @@
 import { ModelFileError } from "../../errors.ts";
+import { float16Array } from "../../model/float16.ts";
 import { asFloats } from "../../model/float_bytes.ts";
 import { DataType } from "../../model/onnx_proto.ts";
 import type { TensorBytes } from "../../model/tensor_bytes.ts";
@@ -51,14 +52,19 @@ function halfOf(source: TensorBytes, name: string): TensorBytes {
     read: (at, into) => {
       const floats = new Float32Array(into.length / 2);
       source.read(2 * at, new Uint8Array(floats.buffer));
-      const halves = new Float16Array(floats);
-      // An exponent of all ones: infinity or no number.
-      if (new Uint16Array(halves.buffer).some((bits) => (bits & 0x7c00) === 0x7c00)) {
+      const halves = float16Array(floats);
+      if (hasInfinite(halves)) {
         throw new ModelFileError(`Cannot use tensor ${name} as f16: an element is 65520 or more, or no number`);
       }
       into.set(new Uint8Array(halves.buffer));
     },
   };
+}
+
+/** Whether an exponent is all ones: of infinity or of no number. A loop, for there are hundreds of millions. */
+function hasInfinite(halves: Uint16Array): boolean {
+  for (let i = 0; i < halves.length; i++) if ((halves[i]! & 0x7c00) === 0x7c00) return true;
+  return false;
 }
 
 /** What `make` gives, made at the first read and forgotten after the last. */
