@@ -8,7 +8,7 @@ import { findDecoderWeights } from "../../src/backend/simd/decoder_weights.ts";
 import { loadKernels } from "../../src/backend/simd/kernels.ts";
 import { packedBytes } from "../../src/backend/simd/load_weights.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
-import { ThreadPool } from "../../src/backend/simd/thread_pool.ts";
+import { startPoolThreads, ThreadPool } from "../../src/backend/simd/thread_pool.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
@@ -93,7 +93,7 @@ function weightBytes() {
 /** GB/s of a loop that only reads. */
 async function readSpeed(): Promise<number> {
   const { exports, memory } = kernels;
-  const pool = await ThreadPool.start(kernels, threads);
+  const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads));
   const pointer = exports.allocate(READ_BYTES) >>> 0;
   if (pointer === 0) throw new Error(`Cannot measure reading: the heap has no ${READ_BYTES} bytes`);
   // Memory that was never written is one page, which caches hold.

@@ -5,7 +5,7 @@
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { Dot, loadVariant, type Variant, Weights } from "../../src/backend/simd/kernels.ts";
-import { ThreadPool } from "../../src/backend/simd/thread_pool.ts";
+import { startPoolThreads, ThreadPool } from "../../src/backend/simd/thread_pool.ts";
 import { HEAD, LAYER_PRODUCTS, ROWS, SHAPES } from "./shapes.ts";
 
 /** Best times of so many runs of one form of weights. */
@@ -35,7 +35,7 @@ const { values: flags } = parseArgs({
 });
 const kernels = await loadVariant(flags.build as Variant);
 const { exports, memory, dots } = kernels;
-const pool = await ThreadPool.start(kernels, Number(flags.threads));
+const pool = await ThreadPool.start(kernels, Number(flags.threads), startPoolThreads(Number(flags.threads)));
 
 const mostRows = Math.max(...ROWS);
 const widest = Math.max(...SHAPES.map(([, k]) => k));

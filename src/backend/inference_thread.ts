@@ -1,6 +1,7 @@
 import { BackendUnavailableError, ModelFileError, OutOfMemoryError } from "../errors.ts";
 import { Worker } from "../host/threads.ts";
 import type { BackendStats, RowResult } from "./backend.ts";
+import type { HelperThreads } from "./helper_threads.ts";
 import type { SessionRow } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
@@ -19,24 +20,36 @@ type RequestOf<T extends Request["type"]> = Extract<Request, { type: T }>;
 /** A thread with a model in it, and what it says of both. */
 export type StartedThread = { thread: InferenceThread } & Extract<Reply, { type: "ready" }>;
 
+/** Options of {@linkcode InferenceThread.start}. */
+export interface StartOptions {
+  onProgress?: LoadProgress;
+  /** Threads that help it; they are the inference thread's from now on, and end with it. */
+  helpers?: HelperThreads;
+}
+
 /** This side of the inference thread: one request in flight at a time. Ends with `close()`. */
 export class InferenceThread {
   readonly #worker: Worker;
+  readonly #helpers: HelperThreads | undefined;
   #waiting: { resolve(reply: Reply): void; reject(error: Error): void } | undefined;
   #dead: Error | undefined;
   readonly #died = Promise.withResolvers<Error>();
   #exited = false;
 
-  private constructor(worker: Worker, onProgress: LoadProgress | undefined) {
+  private constructor(worker: Worker, { onProgress, helpers }: StartOptions) {
     this.#worker = worker;
+    this.#helpers = helpers;
+    helpers?.hear((said) => this.#exited || this.#post({ type: "helper", said }));
     worker.on("message", (reply: Reply) => {
       if (reply.type === "progress") onProgress?.(reply.step, reply.fraction);
+      else if (reply.type === "tell") helpers?.tell(reply.message);
       else if (reply.type === "failed") this.#die(reply.message);
       else this.#settle(reply);
     });
     worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));
     worker.on("exit", (code) => {
       this.#exited = true;
+      helpers?.end();
       this.#die(`it ended with exit code ${code}`);
     });
   }
@@ -47,16 +60,16 @@ export class InferenceThread {
    * @param workerData what it needs to load the model
    * @throws what loading throws
    */
-  static async start(entry: URL, workerData: unknown, onProgress?: LoadProgress): Promise<StartedThread> {
+  static async start(entry: URL, workerData: unknown, options: StartOptions = {}): Promise<StartedThread> {
     const worker = new Worker(entry, { workerData });
-    const thread = new InferenceThread(worker, onProgress);
+    const thread = new InferenceThread(worker, options);
     try {
       const reply = await thread.#reply();
       if (reply.type !== "ready") throw errorOf(reply);
       return { thread, ...reply };
     } catch (error) {
       thread.#die("it did not start");
-      await worker.terminate();
+      await Promise.all([worker.terminate(), options.helpers?.end()]);
       throw error;
     }
   }
@@ -128,6 +141,7 @@ export class InferenceThread {
     const timer = setTimeout(() => this.#worker.terminate(), CLOSE_MS);
     await exit;
     clearTimeout(timer);
+    await this.#helpers?.end();
   }
 
   #post(request: Request, transfer: readonly ArrayBuffer[] = []): void {

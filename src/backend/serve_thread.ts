@@ -1,20 +1,26 @@
 import { BackendUnavailableError } from "../errors.ts";
 import { exitThread, parentPort } from "../host/threads.ts";
+import { type HelperMessage, type Helpers, Mailbox } from "./helper_threads.ts";
 import type { LoadProgress } from "./inference_thread.ts";
 import { exportPart, importPart } from "./kv_transfer.ts";
 import type { ModelSession } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
+/** What loading a model has to do with. */
+export interface LoadContext {
+  onProgress: LoadProgress;
+  /** Ends the thread, at any time later. */
+  fail(message: string): void;
+  /** Where the backend started some. */
+  helpers: Helpers;
+}
+
 /**
  * The inference thread's side: loads a model, then runs one pass after another. HTTP never waits for it.
- * @param load gives the session, a name for its kind, and how many threads share a pass; `fail` ends the thread at any
- *   time later
+ * @param load gives the session, a name for its kind, and how many threads share a pass
  */
 export async function serveThread(
-  load: (
-    onProgress: LoadProgress,
-    fail: (message: string) => void,
-  ) => Promise<{ session: ModelSession; kind: string; threads: number }>,
+  load: (context: LoadContext) => Promise<{ session: ModelSession; kind: string; threads: number }>,
 ): Promise<void> {
   const port = parentPort!;
   const reply = (message: Reply, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
@@ -43,7 +49,7 @@ export async function serveThread(
       if (error) throw error;
     }
   };
-  const run = async (session: ModelSession, request: Request): Promise<void> => {
+  const run = async (session: ModelSession, request: Exclude<Request, { type: "helper" }>): Promise<void> => {
     switch (request.type) {
       case "close":
         return await end(session, 0);
@@ -79,16 +85,24 @@ export async function serveThread(
       exitThread(1);
     };
     const onProgress: LoadProgress = (step, fraction) => reply({ type: "progress", step, fraction });
-    const { session, kind, threads } = await load(onProgress, fail);
+    const said = new Mailbox<HelperMessage>();
+    const helpers: Helpers = {
+      tell: (message) => reply({ type: "tell", message }),
+      hear: (listener) => said.hear(listener),
+    };
+    const loaded = Promise.withResolvers<ModelSession>();
     let last = Promise.resolve();
     port.on("message", (request: Request) => {
-      last = last.then(() => run(session, request)).catch(async (error) => {
+      if (request.type === "helper") return said.put(request.said);
+      last = last.then(async () => run(await loaded.promise, request)).catch(async (error) => {
         if (!(error instanceof WebAssembly.RuntimeError)) return replyError(error);
         // A trap leaves the module's memory in the middle of something: no pass may follow it.
         replyError(new BackendUnavailableError(`Cannot finish the pass: the engine trapped, ${error.message}`));
-        await end(session, 1);
+        await end(await loaded.promise, 1);
       });
     });
+    const { session, kind, threads } = await load({ onProgress, fail, helpers });
+    loaded.resolve(session);
     const { detail, device, heapBytes, kvRoomBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
     reply({ type: "ready", kind, detail, device, heapBytes, kvRoomBytes, threads, rowsPerPass, kvUnit });
   } catch (error) {

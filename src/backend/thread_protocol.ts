@@ -1,8 +1,9 @@
 /** Messages between a backend and its inference thread. */
 import type { BackendStats, RowResult } from "./backend.ts";
+import type { HelperMessage } from "./helper_threads.ts";
 import type { SessionRow } from "./model_session.ts";
 
-/** To the thread. Requests are answered in order; `fork`, `free` and `close` have no answer. */
+/** To the thread. Requests are answered in order; `fork`, `free`, `helper` and `close` have no answer. */
 export type Request =
   | { type: "run"; rows: readonly SessionRow[] }
   /** Makes `toId` a cache of the first `length` tokens of `cacheId`. */
@@ -25,12 +26,16 @@ export type Request =
   }
   | { type: "stats" }
   | { type: "free"; cacheId: number }
+  /** What a helper said; of no request. */
+  | { type: "helper"; said: HelperMessage }
   /** The last one: the thread ends. */
   | { type: "close" };
 
 /** From the thread. */
 export type Reply =
   | { type: "progress"; step: string; fraction: number }
+  /** For the helpers. */
+  | { type: "tell"; message: unknown }
   /** `detail` tells people how KV and weights are kept, `kind` tells the backend. */
   | {
     type: "ready";

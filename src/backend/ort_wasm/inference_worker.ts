@@ -28,7 +28,7 @@ function readModel({ onnxPath, config, weights }: LoadOptions, onProgress: LoadP
   return rewriteModel(model, decoder, onnxPath, weights, (done) => onProgress("expanding weights", done));
 }
 
-await serveThread(async (onProgress) => {
+await serveThread(async ({ onProgress }) => {
   const options = workerData as LoadOptions;
   const { config, threads, session } = options;
   const model = readModel(options, onProgress);

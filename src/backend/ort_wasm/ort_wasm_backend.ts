@@ -45,7 +45,7 @@ export async function createOrtWasmBackend(options: OrtWasmOptions): Promise<Bac
   const entry = new URL("./inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
-    start: () => InferenceThread.start(entry, load, options.onProgress),
+    start: () => InferenceThread.start(entry, load, options),
     info: (started): BackendInfo => ({
       name: "ort-wasm",
       threads,

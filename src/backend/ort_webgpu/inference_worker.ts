@@ -37,7 +37,7 @@ export interface LoadOptions {
   loseAfter: number | undefined;
 }
 
-await serveThread(async (onProgress, fail) => {
+await serveThread(async ({ onProgress, fail }) => {
   const { modelDir, config, precision, activations, capture, ahead, unsafe, software, loseAfter } =
     workerData as LoadOptions;
   const found = await findAdapter(unsafe.unvalidated);

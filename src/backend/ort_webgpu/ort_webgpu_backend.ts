@@ -74,7 +74,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
   const entry = new URL("../ort_webgpu/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
-    start: () => InferenceThread.start(entry, load, options.onProgress),
+    start: () => InferenceThread.start(entry, load, options),
     info: ({ kind, detail, device, threads }): BackendInfo => ({
       name: "ort-webgpu",
       device,

@@ -5,6 +5,7 @@ import type { RestartOptions } from "../restart_policy.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { LoadOptions } from "./inference_worker.ts";
 import { HEAP_BYTES } from "./kernels.ts";
+import { startPoolThreads } from "./thread_pool.ts";
 import { type ActivationType, BLOCK_TOKENS, type KvType } from "./wasm_engine.ts";
 
 /** Options of {@linkcode createSimdBackend}. */
@@ -65,7 +66,7 @@ export async function createSimdBackend(
   const entry = new URL("../simd/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
-    start: () => InferenceThread.start(entry, load, onProgress),
+    start: () => InferenceThread.start(entry, load, { onProgress, helpers: startPoolThreads(threads) }),
     info: ({ kind, detail, heapBytes, kvRoomBytes, threads }): BackendInfo => ({
       name: "simd",
       threads,

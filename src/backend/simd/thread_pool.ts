@@ -1,17 +1,24 @@
 import { BackendUnavailableError } from "../../errors.ts";
-import { Worker } from "../../host/threads.ts";
+import { type HelperMessage, type Helpers, HelperThreads } from "../helper_threads.ts";
 import type { Kernels, SharedKernels, Variant } from "./kernels.ts";
 
-/** What a thread of the pool needs to join; handed over as `workerData`. */
+/** What a thread of the pool is told to join. */
 export interface JoinOptions {
   variant: Variant;
   shared: SharedKernels;
-  /** From 1; 0 is the thread that coordinates. */
-  index: number;
 }
 
 /** What a thread of the pool says: that it is about to help, and that it will no more. */
 export type PoolMessage = "ready" | "gone";
+
+/**
+ * Starts what a pool of so many threads needs beside the one that coordinates. The main thread does: Deno 2.9 holds up
+ * a Worker that another Worker starts for 0.5 s, to see whether a debugger comes (`wait_for_page_wait_for_debugger` in
+ * its `libs/core/inspector.rs`).
+ */
+export function startPoolThreads(threads: number): HelperThreads {
+  return new HelperThreads(new URL("../simd/pool_worker.ts", import.meta.url), Math.max(1, threads) - 1);
+}
 
 /**
  * Threads beside the calling one that share its passes, over one memory. Ends with `close()`.
@@ -19,61 +26,71 @@ export type PoolMessage = "ready" | "gone";
  */
 export class ThreadPool {
   readonly #kernels: Kernels;
-  readonly #workers: readonly Worker[];
+  /** Threads in all. */
+  readonly size: number;
   /** Settles when all threads are gone. */
   readonly #gone: Promise<unknown>;
 
-  private constructor(kernels: Kernels, workers: readonly Worker[]) {
+  private constructor(kernels: Kernels, size: number, gone: Promise<unknown>) {
     this.#kernels = kernels;
-    this.#workers = workers;
-    this.#gone = Promise.all(workers.map((worker) => received(worker, "gone")));
+    this.size = size;
+    this.#gone = gone;
   }
 
   /**
    * @param threads in all, the calling one included; a build without threads has one
+   * @param helpers of `startPoolThreads(threads)`, the caller's to end
    * @throws {BackendUnavailableError} when a thread cannot be started
    */
-  static async start(kernels: Kernels, threads: number): Promise<ThreadPool> {
+  static async start(kernels: Kernels, threads: number, helpers: Helpers): Promise<ThreadPool> {
     const { variant, module, memory } = kernels;
-    const count = variant === "simd128" ? 1 : Math.max(1, threads);
-    const workers = Array.from({ length: count - 1 }, (_, i) => {
-      const workerData: JoinOptions = { variant, shared: { module, memory }, index: i + 1 };
-      return new Worker(new URL("../simd/pool_worker.ts", import.meta.url), { workerData });
+    const size = variant === "simd128" ? 1 : Math.max(1, threads);
+    const [ready, gone] = [new Roll(size - 1), new Roll(size - 1)];
+    helpers.hear((said: HelperMessage) => {
+      if (!("failed" in said)) return (said.message === "ready" ? ready : gone).add();
+      for (const roll of [ready, gone]) roll.fail(new Error(said.failed));
     });
+    if (size > 1) helpers.tell({ variant, shared: { module, memory } } satisfies JoinOptions);
     try {
-      await Promise.all(workers.map((worker) => received(worker, "ready")));
+      await ready.called;
     } catch (cause) {
-      await Promise.all(workers.map((worker) => worker.terminate()));
       throw new BackendUnavailableError(
-        `Cannot start ${count} threads: ${(cause as Error).message}. Ask for fewer with THREADS`,
+        `Cannot start ${size} threads: ${(cause as Error).message}. Ask for fewer with THREADS`,
         { cause },
       );
     }
-    kernels.exports.set_threads(count);
-    return new ThreadPool(kernels, workers);
-  }
-
-  /** Threads in all. */
-  get size(): number {
-    return this.#workers.length + 1;
+    kernels.exports.set_threads(size);
+    return new ThreadPool(kernels, size, gone.called);
   }
 
   /** Sends the others home and waits until they are gone. No pass runs meanwhile. */
   async close(): Promise<void> {
     this.#kernels.exports.dismiss();
     await this.#gone;
-    await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
 }
 
-/**
- * Waits for a thread's message. Deno 2.9 has no "exit" event for a Worker that ends by itself, when that Worker's
- * parent is one: threads say so.
- */
-function received(worker: Worker, wanted: PoolMessage): Promise<void> {
-  return new Promise((resolve, reject) => {
-    worker.on("message", (message: PoolMessage) => message === wanted && resolve());
-    worker.once("error", reject);
-    worker.once("exit", () => reject(new Error("it ended by itself")));
-  });
+/** Settles when so many have answered, or one cannot. */
+class Roll {
+  readonly #called = Promise.withResolvers<void>();
+  #left: number;
+
+  constructor(count: number) {
+    this.#left = count;
+    // Nobody may be waiting for a thread that fails.
+    this.#called.promise.catch(() => {});
+    if (count === 0) this.#called.resolve();
+  }
+
+  get called(): Promise<void> {
+    return this.#called.promise;
+  }
+
+  add(): void {
+    if (--this.#left === 0) this.#called.resolve();
+  }
+
+  fail(error: Error): void {
+    this.#called.reject(error);
+  }
 }
