@@ -1,4 +1,6 @@
 import type { Backend } from "../../src/backend/backend.ts";
+import { Sampler } from "../../src/sampling/sampler.ts";
+import { resolveSamplingParams } from "../../src/sampling/sampling_params.ts";
 import { best, milliseconds } from "../statistics.ts";
 import { bestId, promptIds } from "./reference.ts";
 
@@ -6,7 +8,12 @@ import { bestId, promptIds } from "./reference.ts";
 export interface Speeds {
   prefill: { tokens: number; chunk: number; firstMs: number; bestMs: number; tokensPerS: number }[];
   decode: { context: number; ahead: number; ms: number; tokensPerS: number; sameIds: boolean }[];
+  /** Decode that draws tokens, begun as far ahead as is best. */
+  drawn: { context: number; sampling: string; ms: number; tokensPerS: number }[];
 }
+
+/** Ways to draw: from the best, and from all of the vocabulary. */
+const SAMPLINGS = { "top_k 50, top_p 0.9": { topK: 50, topP: 0.9 }, "temperature 0.7": { temperature: 0.7 } };
 
 /** Options of {@linkcode measure}. */
 export interface MeasureOptions {
@@ -25,7 +32,7 @@ export interface MeasureOptions {
 /** Prefill from an empty cache, then greedy decode token by token as the engine asks for it. */
 export async function measure(backend: Backend, options: MeasureOptions): Promise<Speeds> {
   const { vocabSize, prefills, contexts, aheads, decodeTokens, repeats } = options;
-  const speeds: Speeds = { prefill: [], decode: [] };
+  const speeds: Speeds = { prefill: [], decode: [], drawn: [] };
   for (const { tokens, chunk } of prefills) {
     const run = () =>
       milliseconds(async () => {
@@ -61,6 +68,27 @@ export async function measure(backend: Backend, options: MeasureOptions): Promis
       const text = ids.join();
       wanted ??= text;
       speeds.decode.push({ context, ahead, ms, tokensPerS: 1000 / ms, sameIds: text === wanted });
+    }
+    for (const [sampling, params] of Object.entries(SAMPLINGS)) {
+      prompt.truncate(context);
+      const sampler = new Sampler(resolveSamplingParams({ doSample: true, seed: 1, ...params }));
+      let id = first;
+      const decode = async (count: number) => {
+        for (let left = count - 1; left >= 0; left--) {
+          const draw = sampler.upcoming(Math.min(left, 32) + 1);
+          const [row] = await backend.forward([{
+            cache: prompt,
+            tokenIds: [id],
+            top: sampler.wanted,
+            ahead: left,
+            draw,
+          }]);
+          id = sampler.sample(row!.top?.[0] ?? row!.logits).id;
+        }
+      };
+      await decode(8);
+      const ms = await milliseconds(() => decode(decodeTokens)) / decodeTokens;
+      speeds.drawn.push({ context, sampling, ms, tokensPerS: 1000 / ms });
     }
   }
   return speeds;

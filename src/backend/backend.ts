@@ -23,16 +23,28 @@ export interface ForwardRow {
    */
   top?: number;
   /**
-   * Tokens that are sure to be asked for next if each is the best after the one before: a backend that knows the best
-   * first may begin with them. Nothing else changes.
+   * Tokens that are sure to be asked for next if each is the best after the one before, or what `draw` draws: a backend
+   * that knows it first may begin with them. Nothing else changes.
    * @default 0
    */
   ahead?: number;
+  /** How the caller will draw the tokens that come next. @default each is the best */
+  draw?: Draw;
   /**
    * Layers whose queries, keys, values and attention weights are wanted, where `info.inspects`.
    * @default none
    */
   inspect?: readonly number[];
+}
+
+/** A draw of tokens, as `SamplingParams` describes it, with nothing that depends on earlier ones. */
+export interface Draw {
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  /** From 0 up to 1: what the token after this row is drawn by, the token after that one, ... */
+  randoms: readonly number[];
 }
 
 /** The best of one position's logits. */

@@ -1,4 +1,4 @@
-import type { BackendStats, LogitsWanted, RowResult } from "./backend.ts";
+import type { BackendStats, Draw, LogitsWanted, RowResult } from "./backend.ts";
 
 /** One row of a forward pass, as a session runs it. */
 export interface SessionRow {
@@ -13,6 +13,8 @@ export interface SessionRow {
   top: number | undefined;
   /** As in `ForwardRow`. */
   ahead?: number;
+  /** As in `ForwardRow`. */
+  draw?: Draw;
   /** Layers to look into. */
   inspect: readonly number[];
 }

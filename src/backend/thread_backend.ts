@@ -234,9 +234,19 @@ export class ThreadBackend implements Backend {
       // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
       kv?.assertUsable();
       this.#checkContext(kv, tokenIds.length);
-      const { hiddenStates = false, top, ahead, inspect = [] } = wanted;
+      const { hiddenStates = false, top, ahead, draw, inspect = [] } = wanted;
       const start = kv?.length ?? 0;
-      return { cacheId: kv?.id, start, tokenIds: Array.from(tokenIds), logits, hiddenStates, top, ahead, inspect };
+      return {
+        cacheId: kv?.id,
+        start,
+        tokenIds: Array.from(tokenIds),
+        logits,
+        hiddenStates,
+        top,
+        ahead,
+        draw,
+        inspect,
+      };
     });
     for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);

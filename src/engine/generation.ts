@@ -56,6 +56,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
       promptIds: turn.promptIds,
       kv: turn.kv,
       top: parts.sampler.wanted,
+      upcoming: (count) => parts.sampler.upcoming(count),
       signal: this.#abort.signal,
     });
     this.promptTokens = turn.promptIds.length;

@@ -1,4 +1,4 @@
-import type { Backend, BackendInfo, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
+import type { Backend, BackendInfo, Draw, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
 import { BackendUnavailableError } from "../errors.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
@@ -24,8 +24,13 @@ export interface SequenceParts {
   draftLength?: DraftLength;
   /** How many of the largest logits are enough; absent for all. */
   top?: number;
+  /** How the next `count` tokens will be drawn, where they are. */
+  upcoming?(count: number): Draw | undefined;
   signal: AbortSignal;
 }
+
+/** Draws that a backend is told of: more than any begins with. */
+const MOST_AHEAD = 32;
 
 /** f32 `[vocab_size]` after a token, or the best of them; the caller's. */
 export type NextLogits = Float32Array | TopLogits;
@@ -140,7 +145,8 @@ export class Sequence {
     const { backend, kv } = this.#parts;
     kv.cache ??= backend.createKvCache();
     try {
-      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead });
+      const draw = ahead > 0 ? this.#parts.upcoming?.(Math.min(ahead, MOST_AHEAD) + 1) : undefined;
+      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead, draw });
     } catch (error) {
       await this.#move(error);
       return await this.#pass({ cache: kv.cache, tokenIds, logits });

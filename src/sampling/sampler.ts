@@ -1,4 +1,4 @@
-import type { TopLogits } from "../backend/backend.ts";
+import type { Draw, TopLogits } from "../backend/backend.ts";
 import { applyPenalties } from "./logits_processors.ts";
 import { createRandom, type Random } from "./random.ts";
 import type { SamplingParams } from "./sampling_params.ts";
@@ -36,13 +36,26 @@ export class Sampler {
 
   /** How many of the largest logits `sample` gets along with; `undefined` when it has to see all. */
   get wanted(): number | undefined {
-    const { doSample, temperature, topK, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } =
-      this.#params;
-    if (repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0 || logitBias.size > 0) {
-      return undefined;
-    }
-    if (!doSample || temperature === 0) return 1;
+    if (!this.#takesLogitsAsTheyAre) return undefined;
+    if (!this.#draws) return 1;
+    const { topK } = this.#params;
     return topK > 0 && topK <= MOST_RANKED ? topK : undefined;
+  }
+
+  /** How the next `count` tokens will be drawn; `undefined` when they are not, or by more than their own logits. */
+  upcoming(count: number): Draw | undefined {
+    if (!this.#draws || !this.#takesLogitsAsTheyAre) return undefined;
+    const { temperature, topK, topP, minP } = this.#params;
+    return { temperature, topK, topP, minP, randoms: this.#random.upcoming(count) };
+  }
+
+  get #draws(): boolean {
+    return this.#params.doSample && this.#params.temperature > 0;
+  }
+
+  get #takesLogitsAsTheyAre(): boolean {
+    const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } = this.#params;
+    return repetitionPenalty === 1 && presencePenalty === 0 && frequencyPenalty === 0 && logitBias.size === 0;
   }
 
   /**
@@ -52,16 +65,14 @@ export class Sampler {
   sample(logits: Float32Array | TopLogits): SampledToken {
     if (!(logits instanceof Float32Array)) return this.#sampleRanked(logits);
     applyPenalties(logits, this.#params, this.#prompt, this.#answer);
-    const { doSample, temperature } = this.#params;
-    const token = doSample && temperature > 0 ? this.#draw(logits) : likeliest(logits);
+    const token = this.#draws ? this.#draw(logits) : likeliest(logits);
     this.#answer.set(token.id, (this.#answer.get(token.id) ?? 0) + 1);
     return token;
   }
 
   #sampleRanked({ ids, logits, logSumExp }: TopLogits): SampledToken {
     checkFinite(logits[0]!);
-    const { doSample, temperature } = this.#params;
-    if (!doSample || temperature === 0) return { id: ids[0]!, logprob: logits[0]! - logSumExp };
+    if (!this.#draws) return { id: ids[0]!, logprob: logits[0]! - logSumExp };
     const places = this.#draw(logits.slice());
     return { id: ids[places.id]!, logprob: places.logprob };
   }

@@ -52,3 +52,12 @@ test("createRandom() spreads its numbers evenly", () => {
   // 19 degrees of freedom: 99.9 % of fair generators stay below 43.8. The seed is fixed, so the answer is, too.
   assert.ok(chiSquare < 43.8, `chi-square ${chiSquare}`);
 });
+
+test("createRandom() tells upcoming numbers, which come all the same", () => {
+  const random = createRandom(7);
+  for (const count of [3, 0, 1, 5]) {
+    const upcoming = random.upcoming(count);
+    assert.deepEqual(random.upcoming(count), upcoming);
+    assert.deepEqual(Array.from({ length: count }, random), upcoming);
+  }
+});

@@ -106,7 +106,7 @@ export class GpuKv {
             ),
         )
       );
-      const read = reads.copy(encoder, packed, packed.size);
+      const read = reads.copy(encoder, { source: packed, bytes: packed.size });
       this.#device.queue.submit([encoder.finish()]);
       bytes.set(new Uint8Array(await read.result()), from * size);
       packed.destroy();

@@ -99,8 +99,8 @@ export class GpuSession implements ModelSession {
     const top = row!.top && Math.min(row!.top, this.#format.config.vocabSize);
     const stream = this.#stream(cacheId);
     try {
-      const step = tokenIds.length === 1 && logits === "last" && top !== undefined && !hiddenStates;
-      if (step) return [{ logits: new Float32Array(), top: [await this.#steps.next(stream, row!, top)] }];
+      const step = tokenIds.length === 1 && logits === "last" && !hiddenStates;
+      if (step) return [await this.#steps.next(stream, { ...row!, top })];
       await stream.dropAhead();
       stream.ringEnd = undefined;
       await stream.kv.reserve(start + tokenIds.length, start);
@@ -188,15 +188,15 @@ export class GpuSession implements ModelSession {
         logits: logitsBuffer,
         hiddenStates: statesBuffer,
       });
-      const statesRead = statesBuffer && this.#reads.copy(encoder, statesBuffer, statesBytes);
+      const statesRead = statesBuffer && this.#reads.copy(encoder, { source: statesBuffer, bytes: statesBytes });
       let read: PendingRead | undefined;
       if (wanted.length > 0 && top !== undefined) {
         const ranked = own(rankedBytes(wanted.length, top));
         const group = this.#ranking.bind(top, logitsBuffer, ranked, kv.buffers.nextId);
         this.#ranking.encode(encoder, group, wanted.length);
-        read = this.#reads.copy(encoder, ranked, rankedBytes(wanted.length, top));
+        read = this.#reads.copy(encoder, { source: ranked, bytes: rankedBytes(wanted.length, top) });
       } else if (wanted.length > 0) {
-        read = this.#reads.copy(encoder, logitsBuffer, logitsBytes);
+        read = this.#reads.copy(encoder, { source: logitsBuffer, bytes: logitsBytes });
       }
       this.#device.queue.submit([encoder.finish()]);
       const [bytes, states] = await Promise.all([read?.result(), statesRead?.result()]);

@@ -1,8 +1,8 @@
 import { MAP_MODE_READ, Usage } from "./gpu_usage.ts";
 import { readNow } from "./unsafe_read.ts";
 
-/** Buffers up to this size are kept for the next copy: those of single steps. */
-const KEPT_BYTES = 64 * 2 ** 10;
+/** Buffers up to this size are kept for the next copy: those of single steps, of all logits at most. */
+const KEPT_BYTES = 2 ** 20;
 
 /** A copy of GPU memory on its way to this side, to be asked for once its copy was submitted. */
 export interface PendingRead {
@@ -26,11 +26,16 @@ export class ReadBack {
     this.#unsafe = unsafe;
   }
 
-  /** Encodes a copy of the first `bytes` bytes of `source`, a multiple of 4. */
-  copy(encoder: GPUCommandEncoder, source: GPUBuffer, bytes: number): PendingRead {
+  /** Encodes a copy of the first bytes of buffers, a multiple of 4 of each: one after the other they come back. */
+  copy(encoder: GPUCommandEncoder, ...parts: readonly { source: GPUBuffer; bytes: number }[]): PendingRead {
+    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
     const staging = this.#free.get(bytes)?.pop() ??
       this.#device.createBuffer({ size: bytes, usage: Usage.MAP_READ | Usage.COPY_DST });
-    encoder.copyBufferToBuffer(source, 0, staging, 0, bytes);
+    let at = 0;
+    for (const { source, bytes } of parts) {
+      encoder.copyBufferToBuffer(source, 0, staging, at, bytes);
+      at += bytes;
+    }
     let mapped: Promise<void> | undefined;
     const begin = () => {
       if (this.#unsafe && this.#mapped.has(staging)) return;

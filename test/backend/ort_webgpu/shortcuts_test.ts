@@ -7,6 +7,8 @@ import { MAP_MODE_READ, Usage } from "../../../src/backend/ort_webgpu/gpu_usage.
 import { loadGraph } from "../../../src/backend/ort_webgpu/loaded_graph.ts";
 import { loadOnnxRuntime } from "../../../src/backend/ort_webgpu/onnxruntime.ts";
 import { onnxFile } from "../../../src/model/onnx_file.ts";
+import { Sampler } from "../../../src/sampling/sampler.ts";
+import { resolveSamplingParams } from "../../../src/sampling/sampling_params.ts";
 import { noGpu, tinyPhi3 } from "./gpu.ts";
 
 test("steps of decode are replayed, not encoded anew, on each set of buffers", { skip: noGpu }, async () => {
@@ -55,18 +57,40 @@ test("steps of decode are replayed, not encoded anew, on each set of buffers", {
   assert.ok(submissions.false!.every((count) => count > 1), `${submissions.false}`);
 });
 
-test("the GPU has a step to do while the next one is encoded", { skip: noGpu }, async () => {
-  await using folder = await tinyPhi3();
-  const { path, config } = folder.model;
-  const found = await findAdapter();
-  const device = await openDevice(found);
-  avoidMappedUploads(device);
-  const ort = await loadOnnxRuntime();
-  const session = await GpuSession.create(
-    (captures) =>
-      loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
-    { ort, device, deviceName: found.name, config, half: false, capture: true, ahead: 2, unsafeRead: false },
-  );
+for (const [name, sampling] of Object.entries({ greedy: {}, drawn: { doSample: true, temperature: 0.7, seed: 3 } })) {
+  test(`the GPU has a step to do while the next one is encoded, ${name}`, { skip: noGpu }, async () => {
+    await using folder = await tinyPhi3();
+    const { path, config } = folder.model;
+    const found = await findAdapter();
+    const device = await openDevice(found);
+    avoidMappedUploads(device);
+    const ort = await loadOnnxRuntime();
+    const session = await GpuSession.create(
+      (captures) =>
+        loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
+      { ort, device, deviceName: found.name, config, half: false, capture: true, ahead: 2, unsafeRead: false },
+    );
+    const calls = watchCalls(device);
+    const sampler = new Sampler(resolveSamplingParams(sampling));
+    const top = sampler.wanted;
+    let id = 5;
+    for (let start = 0; start < 8; start++) {
+      const ahead = 7 - start;
+      const draw = sampler.upcoming(ahead + 1);
+      const row = { cacheId: 1, start, tokenIds: [id], logits: "last", hiddenStates: false, ahead, draw } as const;
+      const [result] = await session.run([{ ...row, top, inspect: [] }]);
+      id = sampler.sample(result!.top?.[0] ?? result!.logits).id;
+      // The steps before record, and fill what is begun ahead.
+      if (start === 3) calls.length = 0;
+    }
+    await session.close();
+    const step = ["encode", "map", "submit"];
+    assert.deepEqual(calls, [...step, ...step, "map"]);
+  });
+}
+
+/** The calls of a device that decide when the GPU has something to do. */
+function watchCalls(device: GPUDevice): string[] {
   const calls: string[] = [];
   const [encoder, buffer] = [device.createCommandEncoder.bind(device), device.createBuffer.bind(device)];
   device.createCommandEncoder = (descriptor) => {
@@ -87,19 +111,8 @@ test("the GPU has a step to do while the next one is encoded", { skip: noGpu }, 
     calls.push("submit");
     submit(commands);
   };
-  let id = 5;
-  for (let start = 0; start < 8; start++) {
-    const ahead = 7 - start;
-    const row = { cacheId: 1, start, tokenIds: [id], logits: "last", hiddenStates: false, ahead } as const;
-    const [result] = await session.run([{ ...row, top: 1, inspect: [] }]);
-    id = result!.top![0]!.ids[0]!;
-    // The steps before record, and fill what is begun ahead.
-    if (start === 3) calls.length = 0;
-  }
-  await session.close();
-  const step = ["encode", "map", "submit"];
-  assert.deepEqual(calls, [...step, ...step, "map"]);
-});
+  return calls;
+}
 
 test("avoidMappedUploads() hands over what was written into the mapped range", { skip: noGpu }, async () => {
   const device = await openDevice(await findAdapter());
