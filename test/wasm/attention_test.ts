@@ -82,6 +82,12 @@ function reference({ heads, kvHeads, headDim, window, tokens }: Shape, qkv: Floa
 
 const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);
 
+/** The inputs of each shape and what the formula makes of them. */
+const cases = SHAPES.map((shape) => {
+  const values = makeQkv(shape);
+  return { shape, values, wanted: reference(shape, values) };
+});
+
 // Before describe(), whose tests Deno only registers while it runs synchronously.
 const loaded: Kernels[] = [];
 for (const variant of VARIANTS) loaded.push(await loadVariant(variant));
@@ -90,9 +96,8 @@ for (const kernels of loaded) {
   describe(`attention, ${kernels.variant}`, () => {
     for (const kv of ["f32", "int8"] as const) {
       test(`${kv} KV has the scalar twin's bits, however the tokens were cut, and the formula's values`, () => {
-        for (const shape of SHAPES) {
+        for (const { shape, values, wanted } of cases) {
           const name = JSON.stringify(shape);
-          const values = makeQkv(shape);
           using qkv = new Block(kernels, values.byteLength).put(values);
           using out = new Block(kernels, 4 * shape.tokens * shape.heads * shape.headDim);
           const scalar = attend(kernels, kv, shape, qkv, out, { cuts: [shape.tokens], scalar: true });
@@ -105,7 +110,6 @@ for (const kernels of loaded) {
             }
           }
           kernels.exports.set_threads(1);
-          const wanted = reference(shape, values);
           const spread = Math.max(...wanted.map(Math.abs));
           const error = Math.max(...wanted.map((value, i) => Math.abs(value - scalar[i]!)));
           // f32 sums round once a token. 7 bits of a key move a score by some hundredths, and values are rounded to
