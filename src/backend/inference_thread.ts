@@ -46,7 +46,10 @@ export class InferenceThread {
       else if (reply.type === "failed") this.#die(reply.message);
       else this.#settle(reply);
     });
-    worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));
+    worker.on("error", (error) => {
+      this.#die(`it failed: ${error instanceof Error ? error.message : error}`);
+      helpers?.end();
+    });
     worker.on("exit", (code) => {
       this.#exited = true;
       helpers?.end();

@@ -37,13 +37,16 @@ export class ReadBack {
       at += bytes;
     }
     let mapped: Promise<void> | undefined;
+    let atOnce = false;
     const begin = () => {
-      if (this.#unsafe && this.#mapped.has(staging)) return;
+      if (atOnce) return;
       mapped ??= staging.mapAsync(MAP_MODE_READ);
       // Who asks for the result hears of a failure.
       mapped.catch(() => {});
     };
     const result = async () => {
+      // What was begun has something to wait beside: the steps after it.
+      atOnce = this.#unsafe && !mapped && this.#mapped.has(staging);
       begin();
       await mapped;
       const contents = mapped ? staging.getMappedRange().slice(0) : readNow(staging);
