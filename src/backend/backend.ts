@@ -109,6 +109,8 @@ export interface BackendInfo {
   kvRoomBytes?: number;
   /** Prompt tokens of a pass that make good use of it. @default 128 */
   prefillTokens?: number;
+  /** Steps of decode that it may begin before they are asked for. @default 0 */
+  stepsAhead?: number;
   /** Whether it shows the inside of attention ({@linkcode ForwardRow.inspect}). */
   inspects: boolean;
   /** Why it was chosen, for people. */

@@ -1,7 +1,7 @@
 import { Worker } from "../host/threads.ts";
 
 /** What a helper says, or that it is gone before its time, and why. */
-export type HelperMessage = { index: number; message: unknown } | { index: number; failed: string };
+export type HelperMessage = { message: unknown } | { failed: string };
 
 /** Threads that wait to be told what to help with, as the thread sees them that they are for. */
 export interface Helpers {
@@ -36,14 +36,10 @@ export class HelperThreads implements Helpers {
   /** @param entry their program; `workerData` is its number, from 1 on */
   constructor(entry: URL, count: number) {
     this.#workers = Array.from({ length: count }, (_, i) => {
-      const index = i + 1;
-      const worker = new Worker(entry, { workerData: index });
-      worker.on("message", (message) => this.#say({ index, message }));
-      worker.once(
-        "error",
-        (error) => this.#say({ index, failed: error instanceof Error ? error.message : `${error}` }),
-      );
-      worker.once("exit", () => this.#say({ index, failed: "it ended by itself" }));
+      const worker = new Worker(entry, { workerData: i + 1 });
+      worker.on("message", (message) => this.#say({ message }));
+      worker.once("error", (error) => this.#say({ failed: error instanceof Error ? error.message : `${error}` }));
+      worker.once("exit", () => this.#say({ failed: "it ended by itself" }));
       return worker;
     });
   }

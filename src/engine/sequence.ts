@@ -7,7 +7,7 @@ import { PromptLookup } from "./prompt_lookup.ts";
 
 /** What a sequence runs on. */
 export interface SequenceParts {
-  backend: Pick<Backend, "createKvCache" | "recover">;
+  backend: Pick<Backend, "info" | "createKvCache" | "recover">;
   /** Runs the passes, shared with other sequences. */
   passes: PassScheduler;
   /** Runs a pass, again where giving up others' KV makes room for it. */
@@ -28,9 +28,6 @@ export interface SequenceParts {
   upcoming?(count: number): Draw | undefined;
   signal: AbortSignal;
 }
-
-/** Draws that a backend is told of: more than any begins with. */
-const MOST_AHEAD = 32;
 
 /** f32 `[vocab_size]` after a token, or the best of them; the caller's. */
 export type NextLogits = Float32Array | TopLogits;
@@ -145,7 +142,8 @@ export class Sequence {
     const { backend, kv } = this.#parts;
     kv.cache ??= backend.createKvCache();
     try {
-      const draw = ahead > 0 ? this.#parts.upcoming?.(Math.min(ahead, MOST_AHEAD) + 1) : undefined;
+      const stepsAhead = Math.min(ahead, backend.info.stepsAhead ?? 0);
+      const draw = stepsAhead > 0 ? this.#parts.upcoming?.(stepsAhead + 1) : undefined;
       return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead, draw });
     } catch (error) {
       await this.#move(error);

@@ -131,7 +131,7 @@ export class DecodeSteps {
     const candidates = Math.max(top ?? 1, draw ? candidatesOf(draw) : 1);
     ranking.encode(encoder, this.#group(kv, candidates), 1);
     if (draw && random !== undefined) {
-      this.#draw.encode(encoder, this.#drawGroup(kv), draw, candidates, random);
+      this.#draw.encode(encoder, this.#drawGroup(kv), draw, random);
     }
     const logits = top === undefined
       ? { source: this.#logits, bytes: 4 * vocabSize }

@@ -85,6 +85,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
       kvShares: false,
       inspects: false,
       prefillTokens: PASS_TOKENS,
+      stepsAhead: ahead,
       reason: options.reason ?? "it was asked for",
       detail: `onnxruntime-web ${ONNXRUNTIME_WEB} on ${device}, ${kind}, ${detail}`,
     }),

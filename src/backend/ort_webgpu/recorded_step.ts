@@ -3,6 +3,7 @@
  * time, each lot with an encoder, a compute pass and a submission of its own: 19 of them for Phi-3-mini. Encoded here
  * they are one. onnxruntime keeps the buffers that they name, because it captured them; see `graph_capture.ts`.
  */
+import { observe } from "./observe.ts";
 
 /** A shader's run, with all that it needs. */
 interface Dispatch {
@@ -71,26 +72,4 @@ export class RecordedStep {
     }
     pass.end();
   }
-}
-
-type Method = (...args: never[]) => unknown;
-
-/** Tells `seen` of each call of a method, after it. @returns what ends that */
-function observe<T extends object, K extends keyof T>(
-  target: T,
-  name: K,
-  seen: (args: Parameters<Extract<T[K], Method>>, result: ReturnType<Extract<T[K], Method>>) => void,
-): () => void {
-  const before = Object.getOwnPropertyDescriptor(target, name);
-  const method = target[name] as Method;
-  const value = (...args: Parameters<Extract<T[K], Method>>) => {
-    const result = method.apply(target, args) as ReturnType<Extract<T[K], Method>>;
-    seen(args, result);
-    return result;
-  };
-  Object.defineProperty(target, name, { value, configurable: true, writable: true });
-  return () => {
-    if (before) Object.defineProperty(target, name, before);
-    else Reflect.deleteProperty(target, name);
-  };
 }

@@ -135,9 +135,13 @@ export class TokenDraw {
     });
   }
 
-  /** One draw a submission: what it is by is written before the encoder's commands. @param count ranked candidates */
-  encode(encoder: GPUCommandEncoder, group: GPUBindGroup, draw: Draw, count: number, random: number): void {
+  /**
+   * One draw a submission: what it is by is written before the encoder's commands.
+   * @param draw of which `candidatesOf` logits are ranked, or more
+   */
+  encode(encoder: GPUCommandEncoder, group: GPUBindGroup, draw: Draw, random: number): void {
     const { temperature, topK, topP, minP } = draw;
+    const count = candidatesOf(draw);
     const params = new DataView(new ArrayBuffer(28));
     [this.#vocabSize, count, topK].forEach((value, i) => params.setUint32(4 * i, value, true));
     [temperature, topP, minP, random].forEach((value, i) => params.setFloat32(12 + 4 * i, value, true));

@@ -2,41 +2,40 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { avoidMappedUploads } from "../../../src/backend/ort_webgpu/deno_uploads.ts";
 import { findAdapter, openDevice } from "../../../src/backend/ort_webgpu/gpu_device.ts";
-import { GpuSession } from "../../../src/backend/ort_webgpu/gpu_session.ts";
+import { GpuSession, type GpuSessionOptions } from "../../../src/backend/ort_webgpu/gpu_session.ts";
 import { MAP_MODE_READ, Usage } from "../../../src/backend/ort_webgpu/gpu_usage.ts";
 import { loadGraph } from "../../../src/backend/ort_webgpu/loaded_graph.ts";
 import { loadOnnxRuntime } from "../../../src/backend/ort_webgpu/onnxruntime.ts";
+import { observe } from "../../../src/backend/ort_webgpu/observe.ts";
+import type { ModelFolder } from "../../../src/model/model_folder.ts";
 import { onnxFile } from "../../../src/model/onnx_file.ts";
 import { Sampler } from "../../../src/sampling/sampler.ts";
 import { resolveSamplingParams } from "../../../src/sampling/sampling_params.ts";
 import { noGpu, tinyPhi3 } from "./gpu.ts";
 
+/** A session on a device that can be watched. */
+async function openSession({ path, config }: ModelFolder, options: Pick<GpuSessionOptions, "capture" | "ahead">) {
+  const found = await findAdapter();
+  const device = await openDevice(found);
+  avoidMappedUploads(device);
+  const ort = await loadOnnxRuntime();
+  const session = await GpuSession.create(
+    (captures) =>
+      loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
+    { ort, device, deviceName: found.name, config, half: false, unsafeRead: false, ...options },
+  );
+  return { device, session };
+}
+
 test("steps of decode are replayed, not encoded anew, on each set of buffers", { skip: noGpu }, async () => {
   await using folder = await tinyPhi3();
-  const { path, config } = folder.model;
   const bindGroups: Record<string, number[]> = {};
   const submissions: Record<string, number[]> = {};
   for (const capture of [true, false]) {
-    const found = await findAdapter();
-    const device = await openDevice(found);
-    avoidMappedUploads(device);
-    const ort = await loadOnnxRuntime();
-    const session = await GpuSession.create(
-      (captures) =>
-        loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
-      { ort, device, deviceName: found.name, config, half: false, capture, ahead: 0, unsafeRead: false },
-    );
+    const { device, session } = await openSession(folder.model, { capture, ahead: 0 });
     let [made, submitted] = [0, 0];
-    const create = device.createBindGroup.bind(device);
-    device.createBindGroup = (descriptor) => {
-      made++;
-      return create(descriptor);
-    };
-    const submit = device.queue.submit.bind(device.queue);
-    device.queue.submit = (commands) => {
-      submitted++;
-      submit(commands);
-    };
+    observe(device, "createBindGroup", () => made++);
+    observe(device.queue, "submit", () => submitted++);
     const counts: number[] = bindGroups[`${capture}`] = [];
     const submits: number[] = submissions[`${capture}`] = [];
     for (const step of [0, 1, 2, 3]) {
@@ -60,17 +59,11 @@ test("steps of decode are replayed, not encoded anew, on each set of buffers", {
 for (const [name, sampling] of Object.entries({ greedy: {}, drawn: { doSample: true, temperature: 0.7, seed: 3 } })) {
   test(`the GPU has a step to do while the next one is encoded, ${name}`, { skip: noGpu }, async () => {
     await using folder = await tinyPhi3();
-    const { path, config } = folder.model;
-    const found = await findAdapter();
-    const device = await openDevice(found);
-    avoidMappedUploads(device);
-    const ort = await loadOnnxRuntime();
-    const session = await GpuSession.create(
-      (captures) =>
-        loadGraph({ ort, device, config, onnxPath: onnxFile(path), half: false, activations: "f32" }, captures),
-      { ort, device, deviceName: found.name, config, half: false, capture: true, ahead: 2, unsafeRead: false },
-    );
-    const calls = watchCalls(device);
+    const { device, session } = await openSession(folder.model, { capture: true, ahead: 2 });
+    const calls: string[] = [];
+    observe(device, "createCommandEncoder", () => calls.push("encode"));
+    observe(device, "createBuffer", (_, buffer) => observe(buffer, "mapAsync", () => calls.push("map")));
+    observe(device.queue, "submit", () => calls.push("submit"));
     const sampler = new Sampler(resolveSamplingParams(sampling));
     const top = sampler.wanted;
     let id = 5;
@@ -87,31 +80,6 @@ for (const [name, sampling] of Object.entries({ greedy: {}, drawn: { doSample: t
     const step = ["encode", "map", "submit"];
     assert.deepEqual(calls, [...step, ...step, "map"]);
   });
-}
-
-/** The calls of a device that decide when the GPU has something to do. */
-function watchCalls(device: GPUDevice): string[] {
-  const calls: string[] = [];
-  const [encoder, buffer] = [device.createCommandEncoder.bind(device), device.createBuffer.bind(device)];
-  device.createCommandEncoder = (descriptor) => {
-    calls.push("encode");
-    return encoder(descriptor);
-  };
-  device.createBuffer = (descriptor) => {
-    const made = buffer(descriptor);
-    const map = made.mapAsync.bind(made);
-    made.mapAsync = (...args) => {
-      calls.push("map");
-      return map(...args);
-    };
-    return made;
-  };
-  const submit = device.queue.submit.bind(device.queue);
-  device.queue.submit = (commands) => {
-    calls.push("submit");
-    submit(commands);
-  };
-  return calls;
 }
 
 test("avoidMappedUploads() hands over what was written into the mapped range", { skip: noGpu }, async () => {

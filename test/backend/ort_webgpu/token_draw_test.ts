@@ -49,7 +49,7 @@ test("the GPU draws the tokens that the sampler draws", { skip: noGpu }, async (
         const count = candidatesOf(upcoming);
         const encoder = device.createCommandEncoder();
         ranking.encode(encoder, ranking.bind(count, logits, ranked, nextId), 1);
-        draw.encode(encoder, group, upcoming, count, upcoming.randoms[0]!);
+        draw.encode(encoder, group, upcoming, upcoming.randoms[0]!);
         const read = reads.copy(encoder, { source: ranked, bytes: rankedBytes(1, count) }, {
           source: nextId,
           bytes: 8,
