@@ -1,4 +1,4 @@
-import type { KvCache } from "../../src/kv/kv_cache.ts";
+import { contextIds, tokenMs } from "../context.ts";
 import { best, milliseconds } from "../statistics.ts";
 import type { Case } from "./case.ts";
 
@@ -6,27 +6,21 @@ import type { Case } from "./case.ts";
 export const contextCurve: Case = async ({ engine: { backend, model }, quick, progress }) => {
   const { contextLength, vocabSize } = model.config;
   const contexts = (quick ? [64, 128] : [128, 1024, 2048, 4096]).map((tokens) => Math.min(tokens, contextLength) - 1);
-  const ids = (from: number, count: number) =>
-    Array.from({ length: count }, (_, i) => (100 + 7919 * (from + i + 1)) % vocabSize);
   using cache = backend.createKvCache();
   const results: { tokens: number; ms: number; prefill: number }[] = [];
   for (const tokens of contexts) {
     progress(`decode at ${tokens + 1} tokens`);
     let prefill = 0;
     for (let from = cache.length; from < tokens; from = cache.length) {
-      const tokenIds = ids(from, Math.min(128, tokens - from));
+      const tokenIds = contextIds(from, Math.min(128, tokens - from), vocabSize);
       const ms = await milliseconds(() => backend.forward([{ cache, tokenIds, logits: "none" }]));
       prefill = 1000 * tokenIds.length / ms;
     }
-    results.push({ tokens: tokens + 1, ms: await best(quick ? 2 : 12, () => decode(cache, tokens)), prefill });
-  }
-  async function decode(cache: KvCache, tokens: number): Promise<number> {
-    const ms = await milliseconds(async () => {
-      const [result] = await backend.forward([{ cache, tokenIds: ids(tokens, 1) }]);
-      if (!result!.logits.every(Number.isFinite)) throw new Error("Cannot time a pass: its logits are not finite");
+    results.push({
+      tokens: tokens + 1,
+      ms: await best(quick ? 2 : 12, () => tokenMs(backend, cache, vocabSize)),
+      prefill,
     });
-    cache.truncate(tokens);
-    return ms;
   }
   const [first, last] = [results[0]!, results.at(-1)!];
   return {

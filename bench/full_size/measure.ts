@@ -2,20 +2,16 @@
  * A model on `simd` from its load to the end of its context, in a process of its own: `measure.ts --model folder
  * --threads N [--quick]` prints one line, {@linkcode FullSize}.
  */
-import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { findDecoderWeights } from "../../src/backend/simd/decoder_weights.ts";
 import { loadKernels } from "../../src/backend/simd/kernels.ts";
-import { packedBytes } from "../../src/backend/simd/load_weights.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
 import { startPoolThreads, ThreadPool } from "../../src/backend/simd/thread_pool.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
-import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
-import { onnxFile } from "../../src/model/onnx_file.ts";
-import { readOnnx } from "../../src/model/read_onnx.ts";
-import { TensorFiles } from "../../src/model/tensor_bytes.ts";
-import { milliseconds } from "../statistics.ts";
+import { contextIds, tokenMs } from "../context.ts";
+import { statusMiB } from "../load/process_memory.ts";
+import { weightBytes } from "../load/weight_bytes.ts";
+import { best, milliseconds } from "../statistics.ts";
 
 /** Times in milliseconds, of the fastest of several. */
 export interface FullSize {
@@ -54,9 +50,10 @@ const peakMiB = statusMiB("VmHWM");
 
 const cache = backend.createKvCache();
 await fill(cache, CONTEXT);
-const decodeMs = await fastest(cache);
+const fastest = () => best(repeats, () => tokenMs(backend, cache, vocabSize));
+const decodeMs = await fastest();
 await fill(cache, contextLength - 1);
-const longest = { context: contextLength, ms: await fastest(cache), kvMiB: backend.kvBytes(contextLength) / 2 ** 20 };
+const longest = { context: contextLength, ms: await fastest(), kvMiB: backend.kvBytes(contextLength) / 2 ** 20 };
 await fill(cache, contextLength);
 const refusal = await backend.forward([{ cache, tokenIds: [1] }]).then(() => "", (error: Error) => error.message);
 if (!refusal.includes(`${contextLength + 1} tokens`)) {
@@ -65,76 +62,39 @@ if (!refusal.includes(`${contextLength + 1} tokens`)) {
 const kvBytes = backend.kvBytes(CONTEXT);
 await backend[Symbol.asyncDispose]();
 
-const kernels = (await loadKernels())!;
-const { keptBytes, readBytes } = weightBytes();
+const weights = await weightBytes({ path, config });
 const measured: FullSize = {
   id,
   loadMs,
-  keptMiB: keptBytes / 2 ** 20,
+  keptMiB: weights.kept / 2 ** 20,
   peakMiB,
   readGBs: await readSpeed(),
-  decode: { ms: decodeMs, bytes: readBytes + kvBytes },
+  decode: { ms: decodeMs, bytes: weights.read + kvBytes },
   longest,
   refusal,
 };
 console.log(JSON.stringify(measured));
 process.exit(0);
 
-/** All that the engine keeps, and what of it a token reads: one row of a table of embeddings. */
-function weightBytes() {
-  const onnx = onnxFile(path);
-  using files = new TensorFiles(onnx);
-  const weights = findDecoderWeights(readDecoderGraph(readOnnx(onnx), config), files, config);
-  const keptBytes = packedBytes(kernels, weights);
-  const { embedding } = weights;
-  return { keptBytes, readBytes: keptBytes - ("values" in embedding ? 2 * embedding.n * embedding.k : 0) };
-}
-
 /** GB/s of a loop that only reads. */
 async function readSpeed(): Promise<number> {
+  const kernels = (await loadKernels())!;
   const { exports, memory } = kernels;
   const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads));
   const pointer = exports.allocate(READ_BYTES) >>> 0;
   if (pointer === 0) throw new Error(`Cannot measure reading: the heap has no ${READ_BYTES} bytes`);
   // Memory that was never written is one page, which caches hold.
   new Uint8Array(memory.buffer, pointer, READ_BYTES).fill(1);
-  let best = Infinity;
-  for (let i = 0; i < repeats; i++) {
-    best = Math.min(best, await milliseconds(() => Promise.resolve(exports.read_shared(pointer, READ_BYTES))));
-  }
+  const read = () => Promise.resolve(exports.read_shared(pointer, READ_BYTES));
+  const ms = await best(repeats, () => milliseconds(read));
   await pool.close();
-  return READ_BYTES / best / 1e6;
+  return READ_BYTES / ms / 1e6;
 }
 
 /** Evaluates tokens until the cache has so many. */
 async function fill(cache: KvCache, tokens: number): Promise<void> {
   while (cache.length < tokens) {
-    const tokenIds = ids(cache.length, Math.min(CHUNK, tokens - cache.length));
+    const tokenIds = contextIds(cache.length, Math.min(CHUNK, tokens - cache.length), vocabSize);
     await backend.forward([{ cache, tokenIds, logits: "none" }]);
   }
-}
-
-/** Milliseconds of one token more, which is taken back. */
-async function fastest(cache: KvCache): Promise<number> {
-  const { length } = cache;
-  let best = Infinity;
-  for (let i = 0; i < repeats; i++) {
-    best = Math.min(
-      best,
-      await milliseconds(async () => {
-        const [row] = await backend.forward([{ cache, tokenIds: ids(length, 1) }]);
-        if (!row!.logits.every(Number.isFinite)) throw new Error("Cannot time a pass: its logits are not finite");
-      }),
-    );
-    cache.truncate(length);
-  }
-  return best;
-}
-
-function ids(from: number, count: number): number[] {
-  return Array.from({ length: count }, (_, i) => (100 + 7919 * (from + i + 1)) % vocabSize);
-}
-
-function statusMiB(field: string): number {
-  return Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(readFileSync("/proc/self/status", "utf8"))![1]) / 1024;
 }

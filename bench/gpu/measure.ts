@@ -1,6 +1,6 @@
 import type { Backend } from "../../src/backend/backend.ts";
 import { Sampler } from "../../src/sampling/sampler.ts";
-import { resolveSamplingParams } from "../../src/sampling/sampling_params.ts";
+import { GREEDY, resolveSamplingParams } from "../../src/sampling/sampling_params.ts";
 import { best, milliseconds } from "../statistics.ts";
 import { bestId, promptIds } from "./reference.ts";
 
@@ -46,48 +46,38 @@ export async function measure(backend: Backend, options: MeasureOptions): Promis
   for (const context of contexts) {
     using prompt = backend.createKvCache();
     const first = await fill(backend, prompt, promptIds(context, vocabSize), 512);
-    let wanted: string | undefined;
-    for (const ahead of aheads) {
+    /** Tokens of a sampler after the prompt, and the milliseconds of one, the first few left out. */
+    const decode = async (sampler: Sampler, most: number) => {
       prompt.truncate(context);
       const ids: number[] = [];
-      const decode = async (count: number) => {
-        for (let i = 0; i < count; i++) {
-          const tokenIds = [ids.at(-1) ?? first];
+      const take = async (count: number) => {
+        for (let left = count - 1; left >= 0; left--) {
+          const ahead = Math.min(most, left);
           const [row] = await backend.forward([{
             cache: prompt,
-            tokenIds,
-            top: 1,
-            ahead: Math.min(ahead, count - 1 - i),
+            tokenIds: [ids.at(-1) ?? first],
+            top: sampler.wanted,
+            ahead,
+            draw: sampler.upcoming(Math.min(ahead, backend.info.stepsAhead ?? 0) + 1),
           }]);
-          ids.push(bestId(row));
+          ids.push(sampler.sample(row!.top?.[0] ?? row!.logits).id);
         }
       };
       // Captures the step, where that is done, and fills what is pipelined.
-      await decode(8);
-      const ms = await milliseconds(() => decode(decodeTokens)) / decodeTokens;
-      const text = ids.join();
+      await take(8);
+      return { ms: await milliseconds(() => take(decodeTokens)) / decodeTokens, text: ids.join() };
+    };
+    let wanted: string | undefined;
+    for (const ahead of aheads) {
+      const { ms, text } = await decode(new Sampler(GREEDY), ahead);
       wanted ??= text;
       speeds.decode.push({ context, ahead, ms, tokensPerS: 1000 / ms, sameIds: text === wanted });
     }
     for (const [sampling, params] of Object.entries(SAMPLINGS)) {
-      prompt.truncate(context);
-      const sampler = new Sampler(resolveSamplingParams({ doSample: true, seed: 1, ...params }));
-      let id = first;
-      const decode = async (count: number) => {
-        for (let left = count - 1; left >= 0; left--) {
-          const draw = sampler.upcoming(Math.min(left, 32) + 1);
-          const [row] = await backend.forward([{
-            cache: prompt,
-            tokenIds: [id],
-            top: sampler.wanted,
-            ahead: left,
-            draw,
-          }]);
-          id = sampler.sample(row!.top?.[0] ?? row!.logits).id;
-        }
-      };
-      await decode(8);
-      const ms = await milliseconds(() => decode(decodeTokens)) / decodeTokens;
+      const { ms } = await decode(
+        new Sampler(resolveSamplingParams({ doSample: true, seed: 1, ...params })),
+        decodeTokens,
+      );
       speeds.drawn.push({ context, sampling, ms, tokensPerS: 1000 / ms });
     }
   }

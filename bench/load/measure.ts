@@ -3,19 +3,15 @@
  * {@linkcode Loaded}. `--cold` has the system forget the files before each reading, where it may.
  */
 import { readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { findDecoderWeights } from "../../src/backend/simd/decoder_weights.ts";
-import { loadKernels } from "../../src/backend/simd/kernels.ts";
-import { packedBytes } from "../../src/backend/simd/load_weights.ts";
+import { dirname } from "node:path";
 import { createEngine } from "../../src/engine/create_engine.ts";
 import { resolveModelPath } from "../../src/model/local_model.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
-import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
-import { readOnnx } from "../../src/model/read_onnx.ts";
 import { onnxFile } from "../../src/model/onnx_file.ts";
-import { TensorFiles } from "../../src/model/tensor_bytes.ts";
 import { parseEnvironment } from "../../src/runtime/options.ts";
+import { statusMiB } from "./process_memory.ts";
 import { readFiles } from "./read_files.ts";
+import { weightBytes } from "./weight_bytes.ts";
 
 /** Milliseconds and MiB. */
 export interface Loaded {
@@ -55,14 +51,9 @@ for await (const event of engine.generate({ prompt: { text: "The sea" }, maxToke
 const firstTokenMs = performance.timeOrigin + performance.now() - startOfProcess();
 await engine[Symbol.asyncDispose]();
 
-const onnx = onnxFile(path);
 if (cold) forgetFiles();
-const read = readFiles(join(onnx, ".."));
-using files = new TensorFiles(onnx);
-const kept = packedBytes(
-  (await loadKernels())!,
-  findDecoderWeights(readDecoderGraph(readOnnx(onnx), config), files, config),
-);
+const read = readFiles(dirname(onnxFile(path)));
+const { kept } = await weightBytes({ path, config });
 const mib = (bytes: number) => bytes / 2 ** 20;
 const loaded: Loaded = {
   model: id,
@@ -97,8 +88,4 @@ function forgetFiles(): boolean {
   } catch {
     return false;
   }
-}
-
-function statusMiB(field: string): number {
-  return Number(new RegExp(`^${field}:\\s+(\\d+)`, "m").exec(readFileSync("/proc/self/status", "utf8"))![1]) / 1024;
 }
