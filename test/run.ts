@@ -5,7 +5,7 @@
  *
  * Counts come from the JUnit reports, not from scraped text, so a run that dies halfway is a failure.
  */
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -26,15 +26,32 @@ const { values: flags, positionals } = parseArgs({
 });
 const paths = positionals.length > 0 ? positionals : ["test"];
 
+/** A run that takes longer hangs: it is ended, and a failure. */
+const LIMIT_MINUTES = 30;
+
 /** Runs a command with its output shown; resolves to its exit code. */
-function run(command: string, args: string[], env: Record<string, string> = {}): Promise<number> {
+function run(command: string, args: string[]): Promise<number> {
   console.log(`\n$ ${[command.split("/").pop(), ...args].join(" ")}`);
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
+    const child = spawn(command, args, { cwd: root, stdio: "inherit" });
+    const limit = setTimeout(() => {
+      console.log(`Ended after ${LIMIT_MINUTES} minutes.`);
+      child.kill("SIGKILL");
+    }, LIMIT_MINUTES * 60_000);
     child.once("error", reject);
-    child.once("close", (code) => resolve(code ?? 1));
+    child.once("close", (code) => {
+      clearTimeout(limit);
+      resolve(code ?? 1);
+    });
   });
 }
+
+/**
+ * The program behind `.bin/deno`, which a script links there at its first start. Two first starts at once each link
+ * one, and the tests of the loser could not start their own runtime again (deno 2.9.6, install_api.cjs).
+ */
+const denoProgram = () =>
+  execFileSync(bin("deno"), ["eval", "console.log(Deno.execPath())"], { encoding: "utf8" }).trim();
 
 /** Counts the test cases of a JUnit report; a missing report counts as one failure. */
 async function countJunit(path: string): Promise<Counts> {
@@ -73,7 +90,7 @@ async function runTests(runtime: "bun" | "deno", report: string, paths: readonly
       `--reporter-outfile=${report}`,
       ...paths,
     ])
-    : await run(bin("deno"), ["test", "-A", "--no-check", "--quiet", `--junit-path=${report}`, ...paths]);
+    : await run(deno, ["test", "-A", "--no-check", "--quiet", `--junit-path=${report}`, ...paths]);
   const counts = await countJunit(report);
   if (code !== 0 && counts.failed === 0) counts.failed = 1;
   return counts;
@@ -84,6 +101,7 @@ async function runCheck(command: string, args: string[]): Promise<Counts> {
   return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
 }
 
+const deno = denoProgram();
 const reports = await mkdtemp(join(tmpdir(), "hearth-test-"));
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const add = (name: string, counts: Counts) => {
@@ -92,8 +110,8 @@ const add = (name: string, counts: Counts) => {
 };
 try {
   if (flags.checks) {
-    add("Format", await runCheck(bin("deno"), ["fmt", "--check", "--quiet"]));
-    add("Lint", await runCheck(bin("deno"), ["lint", "--quiet"]));
+    add("Format", await runCheck(deno, ["fmt", "--check", "--quiet"]));
+    add("Lint", await runCheck(deno, ["lint", "--quiet"]));
     add("Types", await runCheck(bin("tsc"), ["--noEmit"]));
   }
   if (flags.only !== "deno") add("Bun", await runSuite("bun", reports));

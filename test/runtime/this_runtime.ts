@@ -19,7 +19,7 @@ export interface ServerProcess extends AsyncDisposable {
   output(): string;
   /** The URL, once it is ready. */
   url: string;
-  /** Resolves to the exit status. */
+  /** Resolves to the exit status; to null after a signal, or where it could not be started. */
   exited: Promise<number | null>;
 }
 
@@ -34,7 +34,10 @@ export function spawnServer(env: Record<string, string> = {}): Omit<ServerProces
   let printed = "";
   child.stdout!.on("data", (chunk) => printed += chunk);
   child.stderr!.on("data", (chunk) => printed += chunk);
-  const exited = once(child, "exit").then(([code]) => code as number | null);
+  const exited = once(child, "exit").then(([code]) => code as number | null, (error) => {
+    printed += error;
+    return null;
+  });
   return {
     child,
     output: () => printed,
