@@ -19,7 +19,7 @@ export interface SelectBackendOptions {
   threads: number;
   /** How `simd` keeps keys and values. @default "f32" */
   kv?: KvType;
-  /** What `simd` multiplies by. @default "int8" */
+  /** What `simd` multiplies by; `"f32"` also keeps a GPU from computing in f16. @default "int8" */
   activations?: ActivationType;
   /** What `ort-webgpu` may do of what is not documented, or not checked. @default nothing of it */
   webgpuUnsafe?: Partial<UnsafeOptions>;
@@ -97,13 +97,14 @@ export async function keepFaster(first: Backend, second: Backend): Promise<Backe
 
 /** @param software whether an adapter that computes on the CPU will do */
 async function startWebgpu(options: SelectBackendOptions, reason: string, software: boolean): Promise<Backend> {
-  const { model, webgpuUnsafe, onProgress, onCrash } = options;
+  const { model, activations, webgpuUnsafe, onProgress, onCrash } = options;
   let backend: FallbackBackend | undefined;
   const gpu = await createOrtWebgpuBackend({
     modelDir: model.path,
     config: model.config,
     reason,
     software,
+    precision: activations === "f32" ? "f32" : "auto",
     unsafe: webgpuUnsafe,
     // What drives the GPU may be gone for good: the CPU is there.
     restarts: false,

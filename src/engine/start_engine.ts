@@ -17,7 +17,11 @@ export interface StartEngineOptions extends Partial<EngineOptions> {
   threads?: number;
   /** How `simd` keeps keys and values: int8 takes a quarter of the memory. @default "f32" */
   kv?: KvType;
-  /** What `simd` multiplies by: activations rounded to int8, or f32, for comparing. @default "int8" */
+  /**
+   * What `simd` multiplies by: activations rounded to int8, or f32, for comparing. With `"f32"` a GPU computes in f32 too,
+   * where it would take f16.
+   * @default "int8"
+   */
   activations?: ActivationType;
   /** What `ort-webgpu` may do of what is not documented, or not checked. @default nothing of it */
   webgpuUnsafe?: Partial<UnsafeOptions>;
