@@ -38,6 +38,9 @@ function run(command: string, args: string[], env: Record<string, string> = {}) 
       cwd: root,
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "inherit"],
+      // What hangs is ended, and a failure.
+      timeout: 30 * 60_000,
+      killSignal: "SIGKILL",
     });
     let text = "";
     child.stdout.on("data", (chunk) => {
@@ -138,6 +141,23 @@ async function pages() {
   return await run(bin("bun"), ["test/parity/pages.ts"]);
 }
 
+/**
+ * Ten times as many random programs of session turns as the suite has: 10,000 a runtime on a model without weights, and
+ * as many on our engine. A program keeps one core busy, so both runtimes run at once.
+ */
+async function programs() {
+  const files = ["test/engine/session_program_test.ts", "test/engine/simd_program_test.ts"];
+  const runs = await Promise.all(
+    ["bun", "deno"].map((only) => run(bin("bun"), ["test/run.ts", "--only", only, ...files], { PROGRAMS: "10000" })),
+  );
+  const sum = (what: string) =>
+    runs.reduce((sum, { lastLine }) => sum + Number(new RegExp(`(\\d+) ${what}`).exec(lastLine)?.[1] ?? NaN), 0);
+  return {
+    code: Math.max(...runs.map(({ code }) => code)),
+    lastLine: `${sum("passed")} passed, ${sum("failed")} failed`,
+  };
+}
+
 /** Where this may install something. */
 async function installFromDebian(...packages: string[]): Promise<void> {
   if (process.getuid?.() !== 0) return;
@@ -147,6 +167,7 @@ async function installFromDebian(...packages: string[]): Promise<void> {
 await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
 await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
 await extra("types", () => run(bin("tsc"), ["--noEmit"]));
+await extra("programs", programs);
 await extra("webgpu", webgpu);
 await extra("pages", pages);
 await extra("model", rebuildModel);

@@ -27,20 +27,16 @@ const { values: flags, positionals } = parseArgs({
 const paths = positionals.length > 0 ? positionals : ["test"];
 
 /** A run that takes longer hangs: it is ended, and a failure. */
-const LIMIT_MINUTES = 30;
+const LIMIT_MS = 30 * 60_000;
 
 /** Runs a command with its output shown; resolves to its exit code. */
 function run(command: string, args: string[]): Promise<number> {
   console.log(`\n$ ${[command.split("/").pop(), ...args].join(" ")}`);
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: root, stdio: "inherit" });
-    const limit = setTimeout(() => {
-      console.log(`Ended after ${LIMIT_MINUTES} minutes.`);
-      child.kill("SIGKILL");
-    }, LIMIT_MINUTES * 60_000);
+    const child = spawn(command, args, { cwd: root, stdio: "inherit", timeout: LIMIT_MS, killSignal: "SIGKILL" });
     child.once("error", reject);
-    child.once("close", (code) => {
-      clearTimeout(limit);
+    child.once("close", (code, signal) => {
+      if (signal) console.log(`Ended by ${signal}; after ${LIMIT_MS / 60_000} minutes that is done here.`);
       resolve(code ?? 1);
     });
   });
