@@ -22,7 +22,7 @@ export interface ModelFolder {
 
 /** What makes stored ids and KV belong to a model. SHA-256, in hex. */
 export interface ModelHashes {
-  /** Of `config.json`, and of each file of weights its name, size, first and last 64 KiB. */
+  /** Of `config.json`, and of each of `weightFiles` its name, size, first and last 64 KiB. */
   model: string;
   /** Of `tokenizer.json`. */
   tokenizer: string;

@@ -3,14 +3,25 @@ import { genaiGraph, HUB_FILES } from "./onnx_file.ts";
 
 const WEIGHTS = /\.onnx$|\.onnx[._]data(_\d+)?$|\.data$/;
 
+/** Where external data of a graph is, after the graph's name. */
+const DATA = /^[._]data/;
+
 /**
- * Files of weights in a model folder, relative to it: all that there are. Where a folder cannot be listed, as over HTTP,
- * those that are where a graph and its external data usually are.
+ * Files of weights in a model folder, relative to it: the graph that a CPU takes, as `onnxFile` chooses it, and its
+ * external data. Another graph beside it, that was fetched for a GPU say, makes no other model. Where a folder cannot be
+ * listed, as over HTTP, those that are where a graph and its external data usually are.
  * @param genaiConfig parsed `genai_config.json`, if there is one
  */
 export async function weightFiles(folder: string, genaiConfig: unknown): Promise<string[]> {
-  const names = await listFiles(folder) ?? await usualFiles(folder, genaiConfig);
-  return names.filter((name) => WEIGHTS.test(name));
+  const listed = await listFiles(folder);
+  if (!listed) return await usualFiles(folder, genaiConfig);
+  const names = listed.filter((name) => WEIGHTS.test(name));
+  const taken = graphs(genaiConfig).find((name) => names.includes(name));
+  const others = names.filter((name) => name.endsWith(".onnx") && name !== taken);
+  const isOf = (graph: string, name: string) =>
+    name === graph || name.startsWith(graph) && DATA.test(name.slice(graph.length));
+  // Data of any other name may be the taken graph's.
+  return names.filter((name) => !others.some((graph) => isOf(graph, name)));
 }
 
 /** As {@linkcode weightFiles}, by looking for each. */
@@ -19,12 +30,15 @@ export async function usualFiles(folder: string, genaiConfig: unknown): Promise<
     const path = join(folder, name);
     return insideFolder(folder, path) && await fileSize(path) !== undefined;
   };
-  const found: string[] = [];
-  for (const graph of [...Object.values(HUB_FILES), genaiGraph(genaiConfig) ?? []].flat()) {
-    if (found.includes(graph) || !await isThere(graph)) continue;
-    found.push(graph);
+  for (const graph of graphs(genaiConfig)) {
+    if (!await isThere(graph)) continue;
+    const found = [graph];
     for (const name of [`${graph}.data`, `${graph}_data`]) if (await isThere(name)) found.push(name);
     for (let i = 1; await isThere(`${graph}_data_${i}`); i++) found.push(`${graph}_data_${i}`);
+    return found;
   }
-  return found;
+  return [];
 }
+
+/** Graphs that there may be, the one that is taken first. */
+const graphs = (genaiConfig: unknown): string[] => [HUB_FILES.f32, HUB_FILES.f16, genaiGraph(genaiConfig) ?? []].flat();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -16,6 +16,30 @@ describe("usualFiles()", () => {
     assert.deepEqual((await usualFiles(path, {})).sort(), listed.sort());
   });
 
+  test("takes one graph, so that a second one which is fetched later makes no other model", async () => {
+    const path = await mkdtemp(join(tmpdir(), "hearth-weights-"));
+    try {
+      await mkdir(join(path, "onnx"));
+      const write = async (...names: string[]) => {
+        for (const name of names) await writeFile(join(path, "onnx", name), name);
+      };
+      const found = async () => {
+        const listed = (await weightFiles(path, {})).sort();
+        assert.deepEqual((await usualFiles(path, {})).sort(), listed);
+        return listed;
+      };
+      await write("model_q4f16.onnx", "model_q4f16.onnx_data", "model_q4f16.onnx_data_1");
+      assert.equal((await found()).length, 3);
+      await write("model_q4.onnx", "model_q4.onnx.data", "model_q4.onnx_data");
+      const taken = ["model_q4.onnx", "model_q4.onnx.data", "model_q4.onnx_data"].map((name) => `onnx/${name}`);
+      assert.deepEqual(await found(), taken);
+      await write("model.onnx", "model.onnx_data", "model_fp16.onnx");
+      assert.deepEqual(await found(), taken);
+    } finally {
+      await rm(path, { recursive: true, force: true });
+    }
+  });
+
   test("finds the graph that genai_config.json names, and none outside the folder", async () => {
     const path = await mkdtemp(join(tmpdir(), "hearth-weights-"));
     try {
@@ -26,10 +50,10 @@ describe("usualFiles()", () => {
       const names = (filename: string) => usualFiles(path, { model: { decoder: { filename } } });
       await writeFile(`${path}.onnx`, "");
       assert.deepEqual(await names(`../${path.split("/").at(-1)}.onnx`), []);
-      const listed = await weightFiles(path, {});
-      const graph = listed.find((name) => name.endsWith(".onnx"))!;
+      const genaiConfig = JSON.parse(await readFile(join(path, "genai_config.json"), "utf8"));
+      const listed = await weightFiles(path, genaiConfig);
       assert.ok(listed.length > 1);
-      assert.deepEqual((await names(graph)).sort(), listed.sort());
+      assert.deepEqual((await usualFiles(path, genaiConfig)).sort(), listed.sort());
     } finally {
       await rm(path, { recursive: true, force: true });
       await rm(`${path}.onnx`, { force: true });
