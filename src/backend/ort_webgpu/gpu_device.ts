@@ -1,5 +1,6 @@
 import { BackendUnavailableError } from "../../errors.ts";
 import { provideDawn } from "./dawn.ts";
+import { leaveOutOpenGl } from "./deno_backends.ts";
 
 /** An adapter, before anything is asked of it. */
 export interface FoundAdapter {
@@ -72,6 +73,7 @@ export async function openDevice({ adapter }: FoundAdapter): Promise<GPUDevice> 
 const hasWideSubgroups = ({ info }: GPUAdapter) => (info.subgroupMinSize ?? LEAST_SUBGROUP) >= LEAST_SUBGROUP;
 
 async function provideGpu(unvalidated: boolean): Promise<GPU> {
+  leaveOutOpenGl();
   if (!navigator.gpu) await provideDawn(unvalidated);
   if (navigator.gpu) return navigator.gpu;
   throw new BackendUnavailableError("Cannot use WebGPU: this runtime has no navigator.gpu");

@@ -3,6 +3,7 @@ import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import type { RestartOptions } from "../restart_policy.ts";
 import { ThreadBackend } from "../thread_backend.ts";
+import { leaveOutOpenGl } from "./deno_backends.ts";
 import { gpuKvCapacity, gpuKvTokenBytes } from "./gpu_kv.ts";
 import { PASS_TOKENS } from "./pass_tokens.ts";
 import type { LoadOptions, UnsafeOptions } from "./inference_worker.ts";
@@ -71,6 +72,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
     loseAfter,
     unsafe: { read: false, unvalidated: false, ...unsafe },
   };
+  leaveOutOpenGl();
   const entry = new URL("../ort_webgpu/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
