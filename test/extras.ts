@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fetchSourcePackage, SOURCE_PACKAGE } from "../models/source_package.ts";
+import { withoutProducers } from "./wasm/without_producers.ts";
 
 const root = join(import.meta.dirname, "..");
 const bin = (name: string) => join(root, "node_modules", ".bin", name);
@@ -116,7 +117,9 @@ async function rebuildWasm() {
       const exports = (wasm: Buffer) =>
         WebAssembly.Module.exports(new WebAssembly.Module(new Uint8Array(wasm))).map(({ name }) => name).sort().join();
       const [now, committed] = [bytes(folder), bytes(join(root, "wasm"))];
-      return sameCompiler ? !now.equals(committed) : exports(now) !== exports(committed);
+      return sameCompiler
+        ? !withoutProducers(now).equals(withoutProducers(committed))
+        : exports(now) !== exports(committed);
     });
     console.log(
       `wasm/pkg compared by ${sameCompiler ? "bytes" : "exports"}; differs: ${differs.join(", ") || "nothing"}`,
