@@ -25,23 +25,32 @@ test("a client that reads a byte a second, on our engine: others do not notice, 
 
   const slow = await requestRaw(server.port, { ...body, max_tokens: TOKENS, session: "slow" });
   const taken: Buffer[] = [];
+  const startedAt = performance.now();
   // With a listener for it, nothing is read but what is asked for.
   slow.on("readable", () => {});
   const drip = setInterval(() => taken.push(slow.read(1) as Buffer | null ?? Buffer.alloc(0)), 1000);
+  // The server ends after its answers do.
+  using _ended = {
+    [Symbol.dispose]() {
+      clearInterval(drip);
+      slow.destroy();
+    },
+  };
 
   const whole = await stream("fast", TOKENS);
   assert.equal(whole.at(-1)!.data, "[DONE]");
   const made = () => sessions.describe("slow").cachedTokens;
   for (let before = -1; before !== made();) {
     before = made();
-    await sleep(200);
+    // On a busy machine a token may take long.
+    await sleep(1000);
   }
   const stalledAt = made();
   assert.ok(stalledAt < TOKENS, `it waits at ${stalledAt} tokens`);
   const besideIt = await decodeMs();
   assert.equal(made(), stalledAt, "nothing piles up");
   const bytes = Buffer.concat(taken).length;
-  assert.ok(bytes > 0 && bytes < 10, `${bytes} bytes`);
+  assert.ok(bytes > 0 && bytes <= (performance.now() - startedAt) / 1000, `${bytes} bytes`);
 
   clearInterval(drip);
   slow.removeAllListeners("readable");
