@@ -13,9 +13,8 @@ const DATA = /^[._]data/;
  * @param genaiConfig parsed `genai_config.json`, if there is one
  */
 export async function weightFiles(folder: string, genaiConfig: unknown): Promise<string[]> {
-  const listed = await listFiles(folder);
-  if (!listed) return await usualFiles(folder, genaiConfig);
-  const names = listed.filter((name) => WEIGHTS.test(name));
+  const there = await listFiles(folder) ?? await usualFiles(folder, genaiConfig);
+  const names = there.filter((name) => WEIGHTS.test(name));
   const taken = graphs(genaiConfig).find((name) => names.includes(name));
   const others = names.filter((name) => name.endsWith(".onnx") && name !== taken);
   const isOf = (graph: string, name: string) =>
