@@ -46,7 +46,7 @@ test("a client that reads a byte a second, on our engine: others do not notice, 
   }
   const stalledAt = made();
   const stalledSince = performance.now();
-  assert.ok(stalledAt < TOKENS, `it waits at ${stalledAt} tokens`);
+  assert.ok(stalledAt < 0.9 * TOKENS, `it waits at ${stalledAt} tokens`);
   const besideIt = await decodeMs();
   // With a byte its runtime may take 64 KiB off the socket, which makes room for 130 events of 500 bytes.
   const room = 130 * (1 + Math.ceil((performance.now() - stalledSince) / 1000));
