@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { createApp } from "../../src/http/app.ts";
 import { fakeEngine } from "../fakes/fake_engine.ts";
 import { sseEvents, textOf } from "../http/client.ts";
-import { readAndVanish, requestRaw } from "./raw_client.ts";
+import { readAndVanish, readSlowly, requestRaw } from "./raw_client.ts";
 import { listen } from "./this_runtime.ts";
 
 const messages = [{ role: "user", content: "Hello" }];
@@ -92,17 +92,9 @@ describe("over real sockets", () => {
     // Far more than the buffers of two sockets take.
     const slow = await requestRaw(server.port, { ...base, max_tokens: 60_000, session: "slow" });
     const startedAt = performance.now();
-    let bytes = 0;
-    // With a listener for it, nothing is read but what is asked for.
-    slow.on("readable", () => {});
-    const drip = setInterval(() => bytes += slow.read(1)?.length ?? 0, 1000);
-    // The server ends after its answers do.
-    using _ended = {
-      [Symbol.dispose]() {
-        clearInterval(drip);
-        slow.destroy();
-      },
-    };
+    const taken: Uint8Array[] = [];
+    // Let go of before the server, which ends after its answers do.
+    using drip = readSlowly(slow, taken);
     for (let passes = -1; passes !== backend.passes.length;) {
       passes = backend.passes.length;
       await sleep(600);
@@ -115,8 +107,9 @@ describe("over real sockets", () => {
     }));
     for (const events of others) assert.equal(events.at(-1)!.data, "[DONE]");
     assert.equal(backend.passes.length, passes + 3 * 50, "the slow one went no further");
+    const bytes = taken.length;
     assert.ok(bytes > 0 && bytes <= (performance.now() - startedAt) / 1000, `${bytes} bytes`);
-    clearInterval(drip);
+    drip.stop();
     slow.destroy();
     for (let tries = 0; engine.sessions.list().some(({ busy }) => busy); tries++) {
       assert.ok(tries < 200, "nobody waits for it any more");

@@ -16,6 +16,28 @@ export async function requestRaw(port: number, body: object, headers: Record<str
   return socket;
 }
 
+/** Takes a byte a second off a connection into `taken`, until it is stopped. Disposing of it ends the connection too. */
+export function readSlowly(socket: Socket, taken: Uint8Array[]): Disposable & { stop(): void } {
+  // With a listener for it, nothing is read but what is asked for.
+  const listener = () => {};
+  socket.on("readable", listener);
+  const drip = setInterval(() => {
+    const byte = socket.read(1) as Uint8Array | null;
+    if (byte) taken.push(byte);
+  }, 1000);
+  const stop = () => {
+    clearInterval(drip);
+    socket.removeListener("readable", listener);
+  };
+  return {
+    stop,
+    [Symbol.dispose]() {
+      stop();
+      socket.destroy();
+    },
+  };
+}
+
 /** The events in what came over a connection, as far as they are whole. */
 export function rawEvents(received: string): SseEvent[] {
   // HTTP's chunks end anywhere; their sizes stand on lines of their own.
