@@ -30,6 +30,8 @@ const PYTHON_PACKAGES = [
 
 let passed = 0;
 let failed = 0;
+/** A line for each extra that failed. */
+const failures: string[] = [];
 
 /** Runs a command, shows what it prints, and resolves to its status and last line. */
 function run(command: string, args: string[], env: Record<string, string> = {}) {
@@ -62,9 +64,12 @@ async function extra(name: string, body: () => Promise<{ code: number; lastLine:
     passed += counts ? Number(counts[1]) : code === 0 ? 1 : 0;
     failed += counts ? Number(counts[2]) : code === 0 ? 0 : 1;
     if (counts && code !== 0 && counts[2] === "0") failed++;
-    console.log(`${name}: ${counts?.[0] ?? (code === 0 ? "passed" : `failed with status ${code}`)}`);
+    const outcome = counts?.[0] ?? (code === 0 ? "passed" : `failed with status ${code}`);
+    console.log(`${name}: ${outcome}`);
+    if (code !== 0) failures.push(`${name}: ${outcome}`);
   } catch (error) {
     failed++;
+    failures.push(`${name}: ${(error as Error).message}`);
     console.log(`${name}: failed, ${(error as Error).message}`);
   }
 }
@@ -197,5 +202,6 @@ await parity("llama.cpp", "logits_llama_cpp.ts");
 await parity("synthetic twin", "synthetic_llama_cpp.ts");
 await parity("greedy peers", "peers_greedy.ts");
 
+for (const failure of failures) console.log(`FAIL ${failure}`);
 console.log(`${passed} passed, ${failed} failed`);
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0;

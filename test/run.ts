@@ -3,19 +3,15 @@
  *
  *   bun test/run.ts [--checks] [--only bun|deno] [path…]
  *
- * Counts come from the JUnit reports, not from scraped text, so a run that dies halfway is a failure.
+ * Counts come from the JUnit reports, not from scraped text, so a run that dies halfway is a failure. Before the last
+ * line stands a line for each failure, `FAIL runtime: test: message`.
  */
 import { execFileSync, spawn } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-
-interface Counts {
-  passed: number;
-  failed: number;
-  skipped: number;
-}
+import { readJunit, type TestCounts } from "./junit.ts";
 
 const root = join(import.meta.dirname, "..");
 const bin = (name: string) => join(root, "node_modules", ".bin", name);
@@ -49,34 +45,27 @@ function run(command: string, args: string[]): Promise<number> {
 const denoProgram = () =>
   execFileSync(bin("deno"), ["eval", "console.log(Deno.execPath())"], { encoding: "utf8" }).trim();
 
-/** Counts the test cases of a JUnit report; a missing report counts as one failure. */
-async function countJunit(path: string): Promise<Counts> {
-  const xml = await readFile(path, "utf8").catch(() => undefined);
-  if (xml === undefined) return { passed: 0, failed: 1, skipped: 0 };
-  const cases = xml.match(/<testcase\b[^>]*?(\/>|>[\s\S]*?<\/testcase>)/g) ?? [];
-  const failed = cases.filter((c) => /<(failure|error)\b/.test(c)).length;
-  const skipped = cases.filter((c) => /<skipped\b/.test(c)).length;
-  return { passed: cases.length - failed - skipped, failed, skipped };
-}
-
 /** What only waits: it runs beside all others. */
 const WAITS = "test/runtime/silence_test.ts";
 
-async function runSuite(runtime: "bun" | "deno", reports: string): Promise<Counts> {
+const sum = (a: TestCounts, b: TestCounts): TestCounts => ({
+  passed: a.passed + b.passed,
+  failed: a.failed + b.failed,
+  skipped: a.skipped + b.skipped,
+  failures: [...a.failures, ...b.failures],
+});
+
+async function runSuite(runtime: "bun" | "deno", reports: string): Promise<TestCounts> {
   if (positionals.length > 0) return await runTests(runtime, join(reports, `${runtime}.xml`), paths);
   const ignore = runtime === "bun" ? `--path-ignore-patterns=${WAITS}` : `--ignore=${WAITS}`;
   const [most, waits] = await Promise.all([
     runTests(runtime, join(reports, `${runtime}.xml`), [ignore, ...paths]),
     runTests(runtime, join(reports, `${runtime}-waits.xml`), [WAITS]),
   ]);
-  return {
-    passed: most.passed + waits.passed,
-    failed: most.failed + waits.failed,
-    skipped: most.skipped + waits.skipped,
-  };
+  return sum(most, waits);
 }
 
-async function runTests(runtime: "bun" | "deno", report: string, paths: readonly string[]): Promise<Counts> {
+async function runTests(runtime: "bun" | "deno", report: string, paths: readonly string[]): Promise<TestCounts> {
   const code = runtime === "bun"
     // A property test or a model run may take longer than Bun's default of 5 s a test.
     ? await run(process.versions.bun ? process.execPath : bin("bun"), [
@@ -87,21 +76,26 @@ async function runTests(runtime: "bun" | "deno", report: string, paths: readonly
       ...paths,
     ])
     : await run(deno, ["test", "-A", "--no-check", "--quiet", `--junit-path=${report}`, ...paths]);
-  const counts = await countJunit(report);
-  if (code !== 0 && counts.failed === 0) counts.failed = 1;
+  const counts = await readJunit(report);
+  if (code !== 0 && counts.failed === 0) {
+    counts.failed = 1;
+    counts.failures.push(`a run of ${paths.at(-1)} ended with status ${code}`);
+  }
   return counts;
 }
 
-async function runCheck(command: string, args: string[]): Promise<Counts> {
+async function runCheck(command: string, args: string[]): Promise<TestCounts> {
   const code = await run(command, args);
-  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
+  return code === 0
+    ? { passed: 1, failed: 0, skipped: 0, failures: [] }
+    : { passed: 0, failed: 1, skipped: 0, failures: [`${args[0] ?? command} ended with status ${code}`] };
 }
 
 const deno = denoProgram();
 const reports = await mkdtemp(join(tmpdir(), "hearth-test-"));
-const total: Counts = { passed: 0, failed: 0, skipped: 0 };
-const add = (name: string, counts: Counts) => {
-  for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
+let total: TestCounts = { passed: 0, failed: 0, skipped: 0, failures: [] };
+const add = (name: string, counts: TestCounts) => {
+  total = sum(total, { ...counts, failures: counts.failures.map((failure) => `${name}: ${failure}`) });
   console.log(`${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped.`);
 };
 try {
@@ -115,6 +109,8 @@ try {
 } finally {
   await rm(reports, { recursive: true, force: true });
 }
+// Once more where they are found: far above, each stands in what its run printed.
+for (const failure of total.failures) console.log(`FAIL ${failure}`);
 console.log(
   `${total.passed} passed, ${total.failed} failed` + (total.skipped > 0 ? `, ${total.skipped} skipped` : ""),
 );
