@@ -252,7 +252,7 @@ describe("verbs", () => {
   test("verbs on a busy session are 409", async () => {
     const { app: a } = app({ delayMs: 5 });
     await turn(a, "A");
-    const running = turn(a, "B", { max_tokens: 20 });
+    const running = turn(a, "B", { max_tokens: 100 });
     await new Promise((resolve) => setTimeout(resolve, 15));
     for (
       const [verb, body] of [["rewind", { to_turn: 0 }], ["export", {}], ["plan", { messages: user("x") }]] as const

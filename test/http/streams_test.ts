@@ -100,10 +100,10 @@ describe("GET /v1/streams/:id", () => {
   });
 
   test("after its window a stream is 404", async () => {
-    const { app: a } = app({}, { streams: { windowMs: 30 } });
+    const { app: a } = app({}, { streams: { windowMs: 300 } });
     const { path } = await readAndLeave(a, 2, { ...going, max_tokens: 5 });
     assert.equal(sseEvents(await (await get(a, path)).text()).at(-1)!.data, "[DONE]");
-    await sleep(80);
+    await sleep(500);
     assert.equal(await code(await get(a, path)), "404 stream_not_found");
   });
 

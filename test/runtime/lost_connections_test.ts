@@ -52,7 +52,7 @@ describe("over real sockets", () => {
 
   test("the same request again, with its key, joins the answer that is still running", async () => {
     await using server = served(5);
-    const body = { ...base, max_tokens: 60, session: { id: "s", on_disconnect: "continue", if_turn: 0 } };
+    const body = { ...base, max_tokens: 150, session: { id: "s", on_disconnect: "continue", if_turn: 0 } };
     const key = { "idempotency-key": "once" };
     const seen = await readAndVanish(await requestRaw(server.port, body, key), 5);
     const rest = await server.post("/v1/chat/completions", body, { ...key, "last-event-id": seen.at(-1)!.id });
@@ -63,7 +63,7 @@ describe("over real sockets", () => {
     assert.deepEqual([...seen, ...tail!], all);
     assert.equal(all!.at(-1)!.data, "[DONE]");
     assert.equal(server.engine.sessions.describe("s").turn, 1);
-    assert.equal(server.backend.passes.length, 60);
+    assert.equal(server.backend.passes.length, 150);
   });
 
   test("a client that vanishes before the first token takes its request with it", async () => {

@@ -95,10 +95,10 @@ describe("SessionStore", () => {
   });
 
   test("a running turn outlives its session's TTL", async () => {
-    const { store, turn } = setUp({ hot: 10, ttlMs: 20 });
+    const { store, turn } = setUp({ hot: 10, ttlMs: 200 });
     await turn("a", 3);
     const held = await store.begin(named("a"));
-    await new Promise((resolve) => setTimeout(resolve, 60));
+    await new Promise((resolve) => setTimeout(resolve, 400));
     assert.equal(held.session.kv.ids.length, 3);
     store.end(held);
     assert.equal(store.peek(named("a")), held.session);
