@@ -131,7 +131,10 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
     let tail = "";
     while (!finishReason) {
       const moved = this.#sequence.takeMoved();
-      if (moved) yield { type: "backend", text: "", name: moved.name, reason: moved.reason };
+      if (moved) {
+        yield { type: "backend", text: "", name: moved.name, reason: moved.reason };
+        this.#abort.signal.throwIfAborted();
+      }
       const { id, logprob } = sampler.sample(logits);
       if (stopIds.has(id)) {
         finishReason = "stop";

@@ -119,8 +119,15 @@ export class Turn {
   /**
    * Makes the answer part of the session, on disk where there is one.
    * @throws {StorageError} when the disk refuses; the turn can only be rolled back then
+   * @throws {Error} when the turn is over: its session may have had others since
    */
   async commit(answer: Answer): Promise<void> {
+    if (this.#state !== "open") throw new Error(`Cannot commit a turn that is ${this.#state}`);
+    await this.#write(answer);
+    this.#state = "committed";
+  }
+
+  async #write(answer: Answer): Promise<void> {
     const { store, prompt, sampling } = this.#parts;
     if (this.#session.name !== undefined && !this.#session.closed) {
       const reply = this.#parts.exactReply(answer);
@@ -136,7 +143,6 @@ export class Turn {
       const { ttlMs = this.#session.ttlMs } = this.#parts;
       await store.commit(this.#session, this.#session.transcript.turnDelta(outcome), ttlMs);
     }
-    this.#state = "committed";
   }
 
   /** What the cache did. Call before `end`. */
@@ -157,7 +163,7 @@ export class Turn {
     const keep = this.#state === "open" && this.#parts.keepPartial && partial.ids.length > 0;
     this.#state = "ended";
     // A disk that refuses leaves the session as before, which is what an aborted turn may do.
-    if (keep) await this.commit(partial).catch(() => {}).finally(() => this.#state = "ended");
+    if (keep) await this.#write(partial).catch(() => {});
     const { store, held, keepPublic } = this.#parts;
     if (keepPublic) await keepPublic(held.session);
     this.#cutKv();

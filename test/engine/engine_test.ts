@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { GenerateEvent } from "../../src/engine/generate_request.ts";
-import { ContextOverflowError, InvalidRequestError, OutOfMemoryError, SessionBusyError } from "../../src/errors.ts";
+import {
+  BackendUnavailableError,
+  ContextOverflowError,
+  InvalidRequestError,
+  OutOfMemoryError,
+  SessionBusyError,
+} from "../../src/errors.ts";
 import type { ChatMessage } from "../../src/tokenizer/chat_template.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { collect, fakeEngine } from "../fakes/fake_engine.ts";
@@ -213,6 +219,22 @@ describe("Engine sessions", () => {
     const { ids } = await collect(await engine.start(request));
     assert.deepEqual(ids, (await collect(engine.generate({ ...request, session: undefined }))).ids);
     await assert.rejects(iterator.next(), { name: "AbortError" });
+  });
+
+  test("a cancelled turn commits nothing, whatever its reader was shown last and would get next", async () => {
+    const { engine, backend } = fakeEngine({ next: scripted([40], [], [41]) });
+    Object.assign(backend, { recover: () => Promise.resolve(backend.info) });
+    const session = { id: "s", mode: "append" } as const;
+    await collect(engine.generate({ prompt: { ids: [50] }, session: { id: "s" } }));
+    backend.failNext = new BackendUnavailableError("The device is gone");
+    const generation = await engine.start({ prompt: { ids: [51] }, session });
+    const events = generation[Symbol.asyncIterator]();
+    assert.equal((await events.next()).value!.type, "backend");
+    generation.cancel(new Error("client left"));
+    const { ids } = await collect(engine.generate({ prompt: { ids: [52] }, session }));
+    assert.deepEqual(ids, [41]);
+    await assert.rejects(events.next(), /client left/);
+    assert.deepEqual(engine.sessions.inspect("s").ids, [50, 40, 52, 41]);
   });
 
   test("a session whose KV went with its backend goes on from its words", async () => {
