@@ -5,6 +5,7 @@ import { onnxFile } from "../../model/onnx_file.ts";
 import { readOnnx } from "../../model/read_onnx.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import { ONNXRUNTIME_WEB } from "../ort/version.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import type { WeightForm } from "./graph_rewrite.ts";
 import type { LoadOptions, SessionKind } from "./inference_worker.ts";
@@ -28,8 +29,6 @@ export interface OrtWasmOptions {
   /** Called when the inference thread died, before it is replaced. */
   onCrash?: (error: Error) => void;
 }
-
-const ONNXRUNTIME_WEB = "1.30.0";
 
 /**
  * Loads a model into onnxruntime-web on a thread of its own.

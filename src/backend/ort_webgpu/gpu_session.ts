@@ -26,7 +26,7 @@ export interface GpuSessionOptions {
   half: boolean;
   /** Replay captured steps of decode. */
   capture: boolean;
-  /** Steps of greedy decode that may be on their way beside the one that is asked for. */
+  /** Steps of decode that may be on their way beside the one that is asked for. */
   ahead: number;
   /** Read results by what Deno does not document. */
   unsafeRead: boolean;

@@ -28,7 +28,7 @@ export interface LoadOptions {
   activations: "auto" | "f32" | "int8";
   /** Replay captured steps of decode. */
   capture: boolean;
-  /** Steps of greedy decode that may be on their way at a time beside the one that is asked for. */
+  /** Steps of decode that may be on their way at a time beside the one that is asked for. */
   ahead: number;
   unsafe: UnsafeOptions;
   /** Also use an adapter that computes on the CPU. */

@@ -1,6 +1,7 @@
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
+import { ONNXRUNTIME_WEB } from "../ort/version.ts";
 import type { RestartOptions } from "../restart_policy.ts";
 import { ThreadBackend } from "../thread_backend.ts";
 import { leaveOutOpenGl } from "./deno_backends.ts";
@@ -24,7 +25,7 @@ export interface OrtWebgpuOptions {
   activations?: LoadOptions["activations"];
   /** Replay captured steps of decode, which needs more of onnxruntime-web than it documents. @default true */
   capture?: boolean;
-  /** Steps of greedy decode that may be on their way at a time beside the one that is asked for. @default 4 */
+  /** Steps of decode that may be on their way at a time beside the one that is asked for. @default 4 */
   ahead?: number;
   /** Also use an adapter that computes on the CPU, as Mesa's llvmpipe. @default true */
   software?: boolean;
@@ -40,8 +41,6 @@ export interface OrtWebgpuOptions {
   /** Called when the inference thread died, before it is replaced. */
   onCrash?: (error: Error) => void;
 }
-
-const ONNXRUNTIME_WEB = "1.30.0";
 
 /**
  * Loads a model into onnxruntime-web on the GPU, driven by a thread of its own.
