@@ -179,6 +179,7 @@ async function installFromDebian(...packages: string[]): Promise<void> {
 await extra("format", () => run(bin("deno"), ["fmt", "--check", "--quiet"]));
 await extra("lint", () => run(bin("deno"), ["lint", "--quiet"]));
 await extra("types", () => run(bin("tsc"), ["--noEmit"]));
+await extra("types in Deno", () => run(bin("deno"), ["check", "--quiet", "src/mod.ts", "src/runtime/deno.ts"]));
 await extra("programs", programs);
 await extra("webgpu", webgpu);
 await extra("pages", pages);

@@ -103,6 +103,7 @@ try {
     add("Format", await runCheck(deno, ["fmt", "--check", "--quiet"]));
     add("Lint", await runCheck(deno, ["lint", "--quiet"]));
     add("Types", await runCheck(bin("tsc"), ["--noEmit"]));
+    add("Types in Deno", await runCheck(deno, ["check", "--quiet", "src/mod.ts", "src/runtime/deno.ts"]));
   }
   if (flags.only !== "deno") add("Bun", await runSuite("bun", reports));
   if (flags.only !== "bun") add("Deno", await runSuite("deno", reports));

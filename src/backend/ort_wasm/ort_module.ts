@@ -81,13 +81,17 @@ const FUNCTIONS = [
 /** Errors and worse. Warnings of the loader about small things would end up in the server's log. */
 export const LOG_ERRORS = 3;
 
+interface OrtModuleFactory {
+  default(options: { numThreads: number }): Promise<OrtModule>;
+}
+
 /**
  * Starts onnxruntime's WASM module with its pool of threads.
  * @throws {BackendUnavailableError} when this version does not export what is needed
  */
 export async function loadOrtModule(threads: number): Promise<OrtModule> {
   // @ts-ignore: the entry is in the package's exports, but has no types (onnxruntime-web 1.30.0)
-  const { default: factory } = await import("onnxruntime-web/ort-wasm-simd-threaded.mjs");
+  const { default: factory }: OrtModuleFactory = await import("onnxruntime-web/ort-wasm-simd-threaded.mjs");
   const module = await factory({ numThreads: threads });
   const missing = FUNCTIONS.filter((name) => typeof module[name] !== "function");
   if (missing.length > 0 || module.PTR_SIZE !== 4) {
