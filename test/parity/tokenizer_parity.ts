@@ -16,7 +16,7 @@ import { type ChatMessage, ChatTemplate } from "../../src/tokenizer/chat_templat
 import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { tinyConfig, tinyJson } from "../tokenizer/tiny_sentencepiece.ts";
 import { phi3Config, phi3Content, phi3Json, phi3Prompt, phi3ResavedJson } from "./phi3_prompts.ts";
-import { tokenizerStrings } from "./tokenizer_strings.ts";
+import { besideAddedTokens, tokenizerStrings } from "./tokenizer_strings.ts";
 
 /** Ids of every text, control tokens as tokens and as ordinary text. */
 interface Ids {
@@ -35,9 +35,9 @@ const texts = tokenizerStrings(tokenizer.specialTokens);
 /** The bundled model is of the byte-level kind; these are of the other one. */
 const phi3 = Tokenizer.fromJson(phi3Json, phi3Config);
 const phi3Template = ChatTemplate.fromConfig(phi3Config, phi3);
-const phi3Texts = tokenizerStrings(phi3.specialTokens);
+const phi3Texts = [...tokenizerStrings(phi3.specialTokens), ...besideAddedTokens(phi3.specialTokens)];
 const tiny = Tokenizer.fromJson(tinyJson, tinyConfig);
-const tinyTexts = tokenizerStrings(tiny.specialTokens);
+const tinyTexts = [...tokenizerStrings(tiny.specialTokens), ...besideAddedTokens(tiny.specialTokens)];
 const counts = { passed: 0, failed: 0 };
 
 /** 240 conversations of one to six messages, half of them with a system message. */
