@@ -42,10 +42,10 @@ export interface TextGenerationOutput<T extends string | ChatMessage[] = string>
 
 /** What {@linkcode pipeline} gives: a function over prompts or chats, with its engine beside it. */
 export interface TextGenerationPipeline {
-  (text: string, options?: TextGenerationOptions): Promise<TextGenerationOutput[]>;
-  (chat: ChatMessage[], options?: TextGenerationOptions): Promise<TextGenerationOutput<ChatMessage[]>[]>;
-  (texts: string[], options?: TextGenerationOptions): Promise<TextGenerationOutput[][]>;
-  (chats: ChatMessage[][], options?: TextGenerationOptions): Promise<TextGenerationOutput<ChatMessage[]>[][]>;
+  (text: string, options?: TextGenerationOptions): Promise<[TextGenerationOutput]>;
+  (chat: ChatMessage[], options?: TextGenerationOptions): Promise<[TextGenerationOutput<ChatMessage[]>]>;
+  (texts: string[], options?: TextGenerationOptions): Promise<[TextGenerationOutput][]>;
+  (chats: ChatMessage[][], options?: TextGenerationOptions): Promise<[TextGenerationOutput<ChatMessage[]>][]>;
   readonly engine: Engine;
   readonly tokenizer: Tokenizer;
   /** Ends the engine. */
@@ -61,12 +61,13 @@ type Input = string | ChatMessage[];
  * import { pipeline } from "hearth"; // was "@huggingface/transformers"
  * const generator = await pipeline("text-generation");
  * const [{ generated_text }] = await generator("The capital of France is", { max_new_tokens: 5 });
+ * await generator.dispose();
  * ```
  *
  * A text prompt may spell control tokens, as it may there. For text of strangers use
  * {@linkcode Engine.generate} with messages, where they stay text.
  *
- * @param model a folder under `models/` or a path; the bundled model when absent
+ * @param model a folder under `models/`, a path, or the `owner/name` of one that was pulled; the bundled one when absent
  * @throws what {@linkcode createEngine} throws
  */
 export async function pipeline(
