@@ -57,7 +57,7 @@ export interface EngineOptions {
 
 /**
  * Ties model, tokenizer, sessions and backend together: the one object that HTTP and embedders know.
- * Owns the backend and the sessions; `dispose` ends them.
+ * Owns the backend and the sessions; its `[Symbol.asyncDispose]` ends them.
  */
 export class Engine implements AsyncDisposable {
   readonly tokenizer: Tokenizer;

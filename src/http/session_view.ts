@@ -34,6 +34,7 @@ export function sessionDetailsView(session: SessionDetails, withIds: boolean) {
   };
 }
 
+/** What `plan` answers. */
 export function planView(id: string, plan: TurnPlan) {
   return {
     object: "session.plan",

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { DownloadError } from "../errors.ts";
 import type { HubSettings } from "./hub_settings.ts";
-import { type AnswerLimits, readWhole } from "./read_whole.ts";
+import { type AnswerLimits, readAnswer } from "./read_answer.ts";
 
 /** Options of {@linkcode hubFetch}. */
 export interface HubFetchOptions {
@@ -48,7 +48,7 @@ export function hubFetch(
       );
       const location = response.headers.get("location");
       if (response.status < 300 || response.status > 399 || location === null) {
-        return whole ? await readWhole(response, whole) : response;
+        return whole ? await readAnswer(response, whole) : response;
       }
       await response.body?.cancel();
       const next = new URL(location, url);

@@ -205,11 +205,6 @@ export function stringAttribute(name: string, text: string): OnnxAttribute {
   return { name, type: AttributeType.STRING, s: new TextEncoder().encode(text) };
 }
 
-/** An attribute of a list of integers. */
-export function intsAttribute(name: string, ints: number[]): OnnxAttribute {
-  return { name, type: AttributeType.INTS, ints };
-}
-
 /** An input, output or inner value; a string among `shape` names a dimension that varies. */
 export function tensorValueInfo(name: string, elemType: number, shape: readonly (number | string)[]): OnnxValueInfo {
   const dim = shape.map((size) => typeof size === "number" ? { dimValue: size } : { dimParam: size });

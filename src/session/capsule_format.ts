@@ -60,6 +60,7 @@ export interface ParsedCapsule {
   blocks: { block: CapsuleBlock; bytes: Uint8Array }[];
 }
 
+/** The bytes of a capsule, its total hash computed. `blocks` are as `header` describes them. */
 export async function joinCapsule(header: CapsuleHeader, blocks: readonly Uint8Array[]): Promise<Uint8Array> {
   const json = new TextEncoder().encode(JSON.stringify(header));
   const start = new Uint8Array(HEADER_AT);

@@ -1,6 +1,5 @@
-/** AES-GCM's own lengths, in bytes. */
+/** AES-GCM's own length, in bytes. */
 export const IV_BYTES = 12;
-export const TAG_BYTES = 16;
 
 /** Seals and opens the blocks of capsules: AES-256-GCM under a key derived from a secret by HKDF. */
 export class CapsuleKey {

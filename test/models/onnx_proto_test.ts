@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ModelFileError } from "../../src/errors.ts";
 import {
+  AttributeType,
   DataType,
   decodeModel,
   encodeModel,
   floatAttribute,
   intAttribute,
-  intsAttribute,
   type OnnxModel,
   stringAttribute,
   tensorValueInfo,
@@ -18,7 +18,7 @@ const attribute = [
   intAttribute("end", 2 ** 63),
   floatAttribute("epsilon", 1e-5),
   stringAttribute("mode", "é"),
-  intsAttribute("split", [1, 2 ** 40]),
+  { name: "split", type: AttributeType.INTS, ints: [1, 2 ** 40] },
 ];
 const model: OnnxModel = {
   irVersion: 10,

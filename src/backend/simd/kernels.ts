@@ -99,6 +99,7 @@ export type Dot = typeof Dot[keyof typeof Dot];
 export const VARIANTS = ["relaxed-threads", "simd128-threads", "simd128"] as const;
 export type Variant = typeof VARIANTS[number];
 
+/** One build of the kernels, instantiated. */
 export interface Kernels {
   readonly variant: Variant;
   readonly exports: KernelExports;

@@ -19,7 +19,7 @@ const EMPTY: ReadonlySet<number> = new Set([101, 103, 204, 205, 304]);
  * @throws {DownloadError} when it is larger
  * @throws {Error} when it is too slow, or its connection breaks
  */
-export async function readWhole(
+export async function readAnswer(
   response: Response,
   { maxBytes, stallMs, limitMs }: AnswerLimits,
 ): Promise<Response> {
