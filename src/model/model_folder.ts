@@ -3,6 +3,7 @@ import { ModelFileError } from "../errors.ts";
 import { basename, join, readText } from "../host/files.ts";
 import { type ModelConfig, parseModelConfig } from "./model_config.ts";
 import { hashModel, hashText } from "./model_hash.ts";
+import type { FloatType } from "./onnx_file.ts";
 import { weightFiles } from "./weight_files.ts";
 
 /** A model folder in the Hugging Face layout, its small files read. The weights stay on disk. */
@@ -22,12 +23,24 @@ export interface ModelFolder {
 
 /** What makes stored ids and KV belong to a model. SHA-256, in hex. */
 export interface ModelHashes {
-  /** Of `config.json`, and of each of `weightFiles` its name, size, first and last 64 KiB. */
+  /**
+   * Of `config.json`, and of each of `weightFiles` its name, size, first and last 64 KiB. They are those of the graph that
+   * a CPU takes: another one beside it, that was fetched for a GPU say, makes no other model.
+   */
   model: string;
   /** Of `tokenizer.json`. */
   tokenizer: string;
   /** Of `tokenizer_config.json`, which has the chat template. */
   template: string;
+}
+
+/**
+ * Tells the weights of graphs in a model folder apart, as its hash tells models apart: SHA-256, in hex.
+ * @param floats which graph, as for `onnxFile`
+ */
+export async function hashWeights(path: string, floats: FloatType): Promise<string> {
+  const { json } = await readJson(path, "genai_config.json", {});
+  return await hashModel(path, "", await weightFiles(path, json, floats));
 }
 
 /** Names a model, and what makes stored ids belong to it. */

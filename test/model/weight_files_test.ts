@@ -35,6 +35,9 @@ describe("usualFiles()", () => {
       assert.deepEqual(await found(), taken);
       await write("model.onnx", "model.onnx_data", "model_fp16.onnx");
       assert.deepEqual(await found(), taken);
+      const half = ["model_q4f16.onnx", "model_q4f16.onnx_data", "model_q4f16.onnx_data_1"];
+      assert.deepEqual((await weightFiles(path, {}, "f16")).sort(), half.map((name) => `onnx/${name}`));
+      assert.deepEqual((await usualFiles(path, {}, "f16")).sort(), half.map((name) => `onnx/${name}`));
     } finally {
       await rm(path, { recursive: true, force: true });
     }

@@ -1,4 +1,6 @@
 import type { ModelConfig } from "../../model/model_config.ts";
+import { hashWeights } from "../../model/model_folder.ts";
+import type { FloatType } from "../../model/onnx_file.ts";
 import type { Backend, BackendInfo } from "../backend.ts";
 import { InferenceThread, type LoadProgress } from "../inference_thread.ts";
 import { ONNXRUNTIME_WEB } from "../ort/version.ts";
@@ -72,6 +74,7 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
     unsafe: { read: false, unvalidated: false, ...unsafe },
   };
   leaveOutOpenGl();
+  const weights = { f16: await hashWeights(modelDir, "f16"), f32: await hashWeights(modelDir, "f32") };
   const entry = new URL("../ort_webgpu/inference_worker.ts", import.meta.url);
   return await ThreadBackend.start({
     config,
@@ -80,8 +83,10 @@ export async function createOrtWebgpuBackend(options: OrtWebgpuOptions): Promise
       name: "ort-webgpu",
       device,
       threads,
-      // Another GPU adds in another order.
-      variant: `ort-webgpu-${ONNXRUNTIME_WEB}/${kind}/${activations}/${device}`,
+      // Another GPU adds in another order, and f16 may have other weights than the model's hash is of.
+      variant: `ort-webgpu-${ONNXRUNTIME_WEB}/${kind}/${activations}/${device}/${
+        weights[kind as FloatType].slice(0, 16)
+      }`,
       rowInvariant: false,
       kvShares: false,
       inspects: false,

@@ -24,6 +24,14 @@ test("of two graphs of a model f16 takes the one in f16, and f32 the other", { s
   await using gpu = await start("f16");
   const [row] = await gpu.forward([{ tokenIds: [5, 6], top: 1 }]);
   assert.equal(row!.top![0]!.ids.length, 1);
+  {
+    // KV of other weights is none of this arithmetic's, though the folder is as before for a CPU.
+    using store = new DiskStore(model.path);
+    writeSyntheticOnnx(store, { size: "tiny", seed: 2 }, "web");
+  }
+  await using other = await start("f16");
+  assert.notEqual(other.info.variant, gpu.info.variant);
+  assert.equal(other.info.variant.slice(0, -16), gpu.info.variant.slice(0, -16));
   await assert.rejects(start("f32"), { name: "ModelFileError", message: /model_q4\.onnx/ });
 });
 
