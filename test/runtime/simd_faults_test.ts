@@ -6,9 +6,25 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { crashThread, killThread } from "../backend/crash_thread.ts";
 import { collect } from "../fakes/fake_engine.ts";
-import { sseEvents } from "../http/client.ts";
+import { type SseEvent, sseEvents } from "../http/client.ts";
 import { readAndVanish, requestRaw } from "./raw_client.ts";
 import { type ServedSimd, servedSimd } from "./served_simd.ts";
+
+/** Reads a stream until it is in the middle of its answer; gives what reads its events to the end. */
+async function readBeginning(response: Response): Promise<() => Promise<SseEvent[]>> {
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let received = "";
+  const more = async () => {
+    const { done, value = "" } = await reader.read();
+    received += value;
+    return !done;
+  };
+  while (sseEvents(received.slice(0, received.lastIndexOf("\n\n"))).length < 3 && await more());
+  return async () => {
+    while (await more());
+    return sseEvents(received);
+  };
+}
 
 const user = (content: string) => ({ role: "user", content });
 const QUESTION = "What is the capital of this country, and how long has it been that?";
@@ -29,23 +45,21 @@ describe("our engine, served, when", () => {
   }
 
   test("its inference thread crashes in the middle of streams: they end in an error, the sessions go on", async () => {
-    await using server = await servedSimd();
+    // Answers that are long enough for none to be over before each has begun.
+    await using server = await servedSimd({ contextLength: 6000, kvBudgetBytes: 2 ** 26 });
     await server.ask([user(QUESTION)], { session: "s" });
     const { ids } = server.engine.sessions.inspect("s");
     await server.ask([user("Hello there")], { session: "idle" });
     for (const round of [1, 2]) {
       const next = { messages: [user("And now?")], session: { id: "s", mode: "append" } };
       const asked = [next, { messages: [user("More")], session: "new" }, { messages: [user("More")] }];
-      const streams = asked.map(async (body) => {
-        const fields = { stream: true, max_tokens: 400, ignore_eos: true };
-        return sseEvents(await (await server.post("/v1/chat/completions", { ...body, ...fields })).text());
-      });
-      while (server.engine.sessions.list().filter(({ busy }) => busy).length < 2) await sleep(1);
-      await sleep(20);
+      const streams = await Promise.all(asked.map(async (body) => {
+        const fields = { stream: true, max_tokens: 5000, ignore_eos: true };
+        return await readBeginning(await server.post("/v1/chat/completions", { ...body, ...fields }));
+      }));
       await crashThread(server.backend);
-      for (const events of await Promise.all(streams)) {
-        assert.ok(events.length > 2, "it was in the middle");
-        const { error } = events.at(-1)!.data;
+      for (const rest of streams) {
+        const { error } = (await rest()).at(-1)!.data;
         assert.deepEqual([error.code, error.type], ["unavailable", "server_error"]);
         assert.match(error.message, /the inference thread is gone/);
       }
