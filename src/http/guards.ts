@@ -10,7 +10,8 @@ export function loopbackHostOnly(): MiddlewareHandler {
     const host = c.req.header("host") ?? "";
     if (!/^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$/i.test(host)) {
       throw new HTTPException(403, {
-        message: `Cannot serve host "${host}": this server is for this machine only; set API_KEY and HOST to open it`,
+        message:
+          `Cannot serve host "${host}": without a key only this machine is served: set API_KEY and HOST, or apiKey of createApp()`,
       });
     }
     await next();
