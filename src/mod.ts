@@ -6,7 +6,7 @@
  */
 export type { Backend, BackendInfo, ForwardRow, RowResult } from "./backend/backend.ts";
 export { createEngine, type CreateEngineOptions } from "./engine/create_engine.ts";
-export { Engine, type EngineOptions } from "./engine/engine.ts";
+export { Engine, type EngineOptions, type StartOptions } from "./engine/engine.ts";
 export type * from "./engine/generate_request.ts";
 export { Generation } from "./engine/generation.ts";
 export type { CacheReason, CacheReport } from "./engine/cache_report.ts";

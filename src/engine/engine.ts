@@ -19,7 +19,7 @@ import { checkRequest } from "./check_request.ts";
 import { createDraftLength, type PromptLookupMode, RowCost } from "./draft_length.ts";
 import type { GenerateEvent, GenerateRequest } from "./generate_request.ts";
 import { Generation } from "./generation.ts";
-import { openTurn, type TurnHost } from "./open_turn.ts";
+import { openTurn, type TurnHost, type TurnOptions } from "./open_turn.ts";
 import { PassScheduler } from "./pass_scheduler.ts";
 import { type PublicPrompt, publicPromptIds } from "./public_prompts.ts";
 import { Sessions } from "./sessions.ts";
@@ -54,6 +54,9 @@ export interface EngineOptions {
    */
   promptLookup?: PromptLookupMode;
 }
+
+/** Options of {@linkcode Engine.start}: `signal` cancels, `onCommit` hears of a turn that stays. */
+export type StartOptions = Pick<TurnOptions, "signal" | "onCommit">;
 
 /**
  * Ties model, tokenizer, sessions and backend together: the one object that HTTP and embedders know.
@@ -160,7 +163,7 @@ export class Engine implements AsyncDisposable {
    * @throws {BackendUnavailableError} when the engine is shutting down
    * @throws what {@linkcode openTurn} throws
    */
-  async start(request: GenerateRequest, options: { signal?: AbortSignal } = {}): Promise<Generation> {
+  async start(request: GenerateRequest, options: StartOptions = {}): Promise<Generation> {
     const startedAt = performance.now();
     options.signal?.throwIfAborted();
     if (this.#draining) throw new BackendUnavailableError("Cannot start: the engine is shutting down");
@@ -195,7 +198,7 @@ export class Engine implements AsyncDisposable {
    * {@linkcode Engine.start} and read in one: the events of one answer.
    * @throws what `start` throws, on the first read
    */
-  async *generate(request: GenerateRequest, options: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
+  async *generate(request: GenerateRequest, options: StartOptions = {}): AsyncGenerator<GenerateEvent> {
     yield* await this.start(request, options);
   }
 

@@ -27,6 +27,8 @@ export interface TurnOptions {
   params: SamplingParams;
   skipSpecialTokens: boolean;
   signal?: AbortSignal;
+  /** Called once the session has the turn, or what was to be kept of one that did not end well. */
+  onCommit?: () => void;
 }
 
 /** The session that a request's turn is on; `undefined` for a call that keeps nothing. */
@@ -126,6 +128,7 @@ async function open(
     ttlMs: ref?.ttlMs,
     forecast: explainCache(session, prompt, stateBefore, length, { restoreFailed }),
     keepPartial: ref?.onAbort === "keep_partial",
+    onCommit: options.onCommit,
     detokenizer,
     exactReply: ({ ids, text }) => exactReply(ids, text, encoder.tokenizer, detokenizer),
   });

@@ -38,6 +38,7 @@ export interface TurnParts {
   ttlMs: number | undefined;
   forecast: CacheForecast;
   keepPartial: boolean;
+  onCommit: (() => void) | undefined;
   /** How its answer becomes text. */
   detokenizer: DetokenizerOptions;
   /** Ids that say what was shown. */
@@ -142,6 +143,7 @@ export class Turn {
       const outcome = { promptIds: prompt.ids, replyIds, messages, finishReason, sampling, at: Date.now() };
       const { ttlMs = this.#session.ttlMs } = this.#parts;
       await store.commit(this.#session, this.#session.transcript.turnDelta(outcome), ttlMs);
+      this.#parts.onCommit?.();
     }
   }
 

@@ -5,10 +5,7 @@ import { type Frame, FrameRing } from "./frame_ring.ts";
 export interface OpenedAnswer {
   /** Headers of the response, as far as they are known by now. */
   headers: Record<string, string>;
-  /**
-   * The body; each piece is computed when it is asked for. Returns whether the answer is complete: one that is not
-   * changed nothing, and may be asked for again.
-   */
+  /** The body; each piece is computed when it is asked for. Returns whether the answer is complete. */
   pieces: AsyncIterator<Frame, boolean>;
 }
 
@@ -34,8 +31,12 @@ export interface AnswerStreamOptions extends StreamLimits {
   sessionId: string | undefined;
   onDisconnect: OnDisconnect;
   contentType: string;
-  /** Admits the answer. `signal` cancels it, before and after. */
-  open(signal: AbortSignal): Promise<OpenedAnswer>;
+  /**
+   * Admits the answer.
+   * @param signal cancels it, before and after
+   * @param onCommit to be called once a session has the turn or a part of it, also where this rejects
+   */
+  open(signal: AbortSignal, onCommit: () => void): Promise<OpenedAnswer>;
 }
 
 /** One reader of an {@linkcode AnswerStream}. `leave` when it is gone, or has all it wanted. */
@@ -67,6 +68,7 @@ export class AnswerStream {
   #pull: Promise<void> | undefined;
   #ended: { error?: unknown } | undefined;
   #change = Promise.withResolvers<void>();
+  #committed = false;
   /** Where the last reader was when it left. */
   #left = 0;
   #window: ReturnType<typeof setTimeout> | undefined;
@@ -87,6 +89,11 @@ export class AnswerStream {
   /** Resolves when no frame comes any more, to whether the answer is complete. */
   get over(): Promise<boolean> {
     return this.#over.promise;
+  }
+
+  /** Whether a session has the turn, or a part of it: then it is not to be made again, complete or not. */
+  get committed(): boolean {
+    return this.#committed;
   }
 
   /** Whether it was cancelled and only finishes its last pass. */
@@ -196,7 +203,7 @@ export class AnswerStream {
 
   #open(): Promise<OpenedAnswer> {
     if (!this.#opened) {
-      this.#opened = this.#options.open(this.#abort.signal);
+      this.#opened = this.#options.open(this.#abort.signal, () => this.#committed = true);
       this.#opened.catch((error) => this.#end(false, { error }));
     }
     return this.#opened;

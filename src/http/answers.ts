@@ -3,8 +3,8 @@ import type { Context } from "hono";
 import { InvalidRequestError, StreamOffsetLostError } from "../errors.ts";
 import {
   AnswerStream,
+  type AnswerStreamOptions,
   type OnDisconnect,
-  type OpenedAnswer,
   type StreamLimits,
   type StreamReader,
 } from "./answer_stream.ts";
@@ -29,10 +29,10 @@ export interface AnswerCall {
   /** Of the answer; not to be guessed. */
   id: string;
   contentType: string;
-  session: { id: string; onAbort?: "rollback" | "keep_partial" } | undefined;
+  session: { id: string } | undefined;
   onDisconnect: OnDisconnect;
-  /** Admits it. `signal` cancels it. */
-  open(signal: AbortSignal): Promise<OpenedAnswer>;
+  /** Admits it, as {@linkcode AnswerStreamOptions.open}. */
+  open: AnswerStreamOptions["open"];
 }
 
 export const EVENT_STREAM = "text/event-stream; charset=utf-8";
@@ -74,9 +74,7 @@ export class Answers {
     const from = key === undefined ? 0 : eventAfterLast(c, before);
     const stream = before ?? this.#begin(tenant, call);
     const reader = stream.read(from);
-    if (key !== undefined && !before) {
-      this.#keys.add(key, fingerprint, stream, call.session?.onAbort === "keep_partial");
-    }
+    if (key !== undefined && !before) this.#keys.add(key, fingerprint, stream);
     return await this.#send(c, stream, reader, before ? { "idempotent-replayed": "true" } : {});
   }
 

@@ -28,8 +28,8 @@ export function chatCompletionsRoute(service: Service, answers: Answers): Hono<A
       contentType: stream ? EVENT_STREAM : "application/json",
       session,
       onDisconnect,
-      open: async (signal) => {
-        const generation = await engine.start(request, { signal });
+      open: async (signal, onCommit) => {
+        const generation = await engine.start(request, { signal, onCommit });
         const explained: Explain = (end) => explain(end, sessionAfter(engine, session, end.usage.cache));
         const { headers, pieces } = stream
           ? {

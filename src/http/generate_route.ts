@@ -25,8 +25,8 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
       contentType: "text/plain; charset=utf-8",
       session,
       onDisconnect,
-      open: async (signal) => {
-        const generation = await engine.start(request, { signal });
+      open: async (signal, onCommit) => {
+        const generation = await engine.start(request, { signal, onCommit });
         const pieces = text(generation);
         const first = await pieces.next();
         const { firstDifference } = generation.forecast;

@@ -27,8 +27,8 @@ interface TenantKeys {
 const ENTRY_BYTES = 512;
 
 /**
- * Answers by `Idempotency-Key`, those still running and those complete. One that failed is forgotten: it changed
- * nothing, so the same request may be made again. In memory only.
+ * Answers by `Idempotency-Key`, those still running and those complete. One that failed is forgotten where
+ * nothing of it was committed: the same request may be made again. In memory only.
  */
 export class IdempotencyKeys {
   readonly #tenants = new Map<string, TenantKeys>();
@@ -49,15 +49,14 @@ export class IdempotencyKeys {
     return entry?.stream;
   }
 
-  /** @param keepAlways keep an answer that failed as well: a part of it was committed */
-  add(key: string, fingerprint: string, stream: AnswerStream, keepAlways: boolean): void {
+  add(key: string, fingerprint: string, stream: AnswerStream): void {
     const { running, complete } = this.#of(stream.tenant);
     const entry = { fingerprint, stream };
     running.set(key, entry);
     stream.over.then((isComplete) => {
       if (running.get(key) !== entry) return;
       running.delete(key);
-      if (isComplete || keepAlways) complete.set(key, entry, { size: stream.bytes + ENTRY_BYTES });
+      if (isComplete || stream.committed) complete.set(key, entry, { size: stream.bytes + ENTRY_BYTES });
     });
   }
 

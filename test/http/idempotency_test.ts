@@ -19,6 +19,14 @@ function app(options: FakeEngineOptions = {}, appOptions: AppOptions = {}) {
 
 const code = async (response: Response) => `${response.status} ${(await response.json()).error?.code}`;
 
+/** Waits until it holds. */
+async function until(holds: () => boolean) {
+  for (let tries = 0; !holds(); tries++) {
+    assert.ok(tries < 500, "waited too long");
+    await sleep(5);
+  }
+}
+
 describe("Idempotency-Key", () => {
   test("the same request again has the same answer, and runs nothing", async () => {
     const { app: a, backend, engine } = app();
@@ -104,10 +112,7 @@ describe("Idempotency-Key", () => {
     await sleep(20);
     for (const { controller } of both) controller.abort();
     await Promise.all(both.map(({ answer }) => answer));
-    for (let tries = 0; engine.sessions.list().some(({ id }) => id === "t"); tries++) {
-      assert.ok(tries < 500);
-      await sleep(5);
-    }
+    await until(() => !engine.sessions.list().some(({ id }) => id === "t"));
     // Nothing came of it, so the key is free.
     const again = await chat(a, { ...body, ...long, max_tokens: 2 }, headers);
     assert.deepEqual([again.status, again.headers.get("idempotent-replayed")], [200, null]);
@@ -159,6 +164,38 @@ describe("Idempotency-Key", () => {
     assert.equal(again.at(-1)!.data.error.code, "client_closed_request");
     const { turn, messages } = engine.sessions.inspect("s");
     assert.deepEqual([turn, messages.length], [1, 2]);
+  });
+
+  test("what was refused may be tried again, also where a part is to be kept: there is none", async () => {
+    const { app: a, engine } = app({ kvBudgetBytes: 3000 });
+    const append = { id: "s", mode: "append", on_abort: "keep_partial" };
+    const busy = () => chat(a, { ...body, session: append }, { "idempotency-key": "busy" });
+    const full = () => chat(a, { ...body, session: { ...append, id: "t", if_turn: 0 }, max_tokens: 200 });
+    // As long as nobody reads on it runs, and holds what it reserved.
+    const running = await chat(a, { ...streaming, session: "s", max_tokens: 100 }, {});
+    assert.equal(await code(await busy()), "409 session_busy");
+    assert.equal(await code(await full()), "503 out_of_memory");
+    await running.text();
+    assert.deepEqual([(await busy()).status, (await full()).status], [200, 200]);
+    assert.deepEqual(engine.sessions.list().map(({ id, turn }) => [id, turn]), [["t", 1], ["s", 2]]);
+  });
+
+  test("what was kept of an answer that is refused in the end is not appended twice", async () => {
+    for (const [path, status] of [["/v1/chat/completions", 499], ["/v1/generate", 200]] as const) {
+      const { app: a, backend, engine } = app({ delayMs: 5 });
+      const session = { id: "s", mode: "append", if_turn: 0, on_abort: "keep_partial" };
+      const partial = { ...body, max_tokens: 300, session };
+      const leaving = new AbortController();
+      const left = send(a, "POST", path, partial, { headers: key, signal: leaving.signal })
+        .then((response) => response.text())
+        .catch(() => {});
+      await until(() => backend.passes.length > 3);
+      leaving.abort();
+      await left;
+      await until(() => !engine.sessions.describe("s").busy);
+      assert.equal((await post(a, path, partial, key)).status, status);
+      assert.deepEqual(engine.sessions.inspect("s").turns.map(({ finishReason }) => finishReason), ["aborted"]);
+    }
   });
 
   test("keeps so many answers, so many bytes, for so long", async () => {
