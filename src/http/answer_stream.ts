@@ -59,12 +59,15 @@ export class AnswerStream {
   readonly tenant: string;
   readonly sessionId: string | undefined;
   readonly contentType: string;
-  readonly #options: AnswerStreamOptions & Required<StreamLimits>;
+  readonly #options: Omit<AnswerStreamOptions, "open"> & Required<StreamLimits>;
   readonly #ring = new FrameRing();
   readonly #readers = new Set<Position>();
   readonly #abort = new AbortController();
   readonly #over = Promise.withResolvers<boolean>();
-  #opened: Promise<OpenedAnswer> | undefined;
+  /** What admits the answer, and then what makes it. Let go of when done: each may hold the whole request. */
+  #open: AnswerStreamOptions["open"] | undefined;
+  #pieces: OpenedAnswer["pieces"] | undefined;
+  #headers: Promise<Record<string, string>> | undefined;
   #pull: Promise<void> | undefined;
   #ended: { error?: unknown } | undefined;
   #change = Promise.withResolvers<void>();
@@ -73,7 +76,8 @@ export class AnswerStream {
   #left = 0;
   #window: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(options: AnswerStreamOptions) {
+  constructor({ open, ...options }: AnswerStreamOptions) {
+    this.#open = open;
     this.#options = { keepBytes: 2 ** 20, aheadBytes: 2 ** 20, windowMs: 60_000, ...options };
     ({ id: this.id, tenant: this.tenant, sessionId: this.sessionId, contentType: this.contentType } = options);
   }
@@ -83,7 +87,7 @@ export class AnswerStream {
    * @throws what refuses the answer
    */
   get headers(): Promise<Record<string, string>> {
-    return this.#open().then(({ headers }) => headers);
+    return this.#headers ??= this.#admit();
   }
 
   /** Resolves when no frame comes any more, to whether the answer is complete. */
@@ -191,8 +195,8 @@ export class AnswerStream {
 
   async #pullFrame(): Promise<void> {
     try {
-      const { pieces } = await this.#open();
-      const { done, value } = await pieces.next();
+      await this.headers;
+      const { done, value } = await this.#pieces!.next();
       if (done) this.#end(value);
       else this.#ring.push(value);
     } catch (error) {
@@ -201,17 +205,23 @@ export class AnswerStream {
     this.#changed();
   }
 
-  #open(): Promise<OpenedAnswer> {
-    if (!this.#opened) {
-      this.#opened = this.#options.open(this.#abort.signal, () => this.#committed = true);
-      this.#opened.catch((error) => this.#end(false, { error }));
+  async #admit(): Promise<Record<string, string>> {
+    const open = this.#open!;
+    this.#open = undefined;
+    try {
+      const { headers, pieces } = await open(this.#abort.signal, () => this.#committed = true);
+      this.#pieces = pieces;
+      return headers;
+    } catch (error) {
+      this.#end(false, { error });
+      throw error;
     }
-    return this.#opened;
   }
 
   #end(complete: boolean, ended: { error?: unknown } = {}): void {
     if (this.#ended) return;
     this.#ended = ended;
+    this.#pieces = undefined;
     clearTimeout(this.#window);
     this.#over.resolve(complete);
   }

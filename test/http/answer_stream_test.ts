@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { StreamOffsetLostError } from "../../src/errors.ts";
 import { AnswerStream, type AnswerStreamOptions, type StreamReader } from "../../src/http/answer_stream.ts";
 import type { Frame } from "../../src/http/frame_ring.ts";
+import { collected } from "./collected.ts";
 
 const FRAME_BYTES = 10;
 const said = (number: number) => `${number} `;
@@ -79,6 +80,35 @@ describe("AnswerStream", () => {
     fast.leave();
     assert.equal((await waiting).done, true);
     assert.equal((await readAll(slow)).length, 100);
+  });
+
+  test("once over it holds what it said, not what admitted or made it", async () => {
+    const refs: WeakRef<object>[] = [];
+    const held = (name: string) => {
+      const one = { name };
+      refs.push(new WeakRef(one));
+      return one;
+    };
+    const streams: AnswerStream[] = [];
+    for (let i = 0; i < 50; i++) {
+      const request = held("hello");
+      const generation = held("world");
+      const { stream } = counted(1, {
+        async open() {
+          const { name } = request;
+          async function* pieces(): AsyncGenerator<Frame, boolean> {
+            yield { wire: name, text: name };
+            yield { wire: generation.name, text: generation.name };
+            return true;
+          }
+          return { headers: {}, pieces: pieces() };
+        },
+      });
+      streams.push(stream);
+      assert.deepEqual(await readAll(stream.read()), ["hello", "world"]);
+    }
+    assert.ok(await collected(refs));
+    for (const stream of streams) assert.deepEqual(await readAll(stream.read()), ["hello", "world"]);
   });
 });
 

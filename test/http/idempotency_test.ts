@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { describe, test } from "node:test";
 import { type AppOptions, createApp } from "../../src/http/app.ts";
 import { fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
+import { collected } from "./collected.ts";
 import { type App, post, readEvents, send, sseEvents } from "./client.ts";
 
 const messages = [{ role: "user", content: "Hello there" }];
@@ -211,6 +212,23 @@ describe("Idempotency-Key", () => {
       else assert.equal(await ask(a, "3"), true);
       assert.equal(await ask(a, "1"), false, JSON.stringify(idempotency));
     }
+  });
+
+  test("keeps answers, not their requests: those are not counted", async () => {
+    const { app: a } = app();
+    const refs: WeakRef<object>[] = [];
+    const ask = (name: number) => {
+      const request = new Request("http://localhost/v1/chat/completions", {
+        method: "POST",
+        headers: { host: "localhost", "content-type": "application/json", "idempotency-key": `${name}` },
+        body: JSON.stringify({ messages, max_tokens: 1, stream: name % 2 === 0 }),
+      });
+      refs.push(new WeakRef(request));
+      return a.request(request);
+    };
+    for (let name = 0; name < 40; name++) await (await ask(name)).text();
+    assert.ok(await collected(refs));
+    assert.equal((await ask(0)).headers.get("idempotent-replayed"), "true");
   });
 
   test("keeps so many for each tenant: one that has many does not push out another's", async () => {
