@@ -116,17 +116,25 @@ export class AnswerStream {
   }
 
   /**
-   * A reader from a frame on.
+   * Whether there can be a reader from a frame on.
    * @throws {StreamOffsetLostError} when that frame is not kept any more
    * @throws {InvalidRequestError} when it is beyond the next one
    */
-  read(from = 0): StreamReader {
+  requireFrom(from: number): void {
     const { first, droppedText } = this.#ring;
     if (from < first) throw new StreamOffsetLostError(this.id, from, { first, text: droppedText });
     if (from > this.#ring.next) {
       const had = `stream "${this.id}" has only had ${this.#ring.next}`;
       throw new InvalidRequestError(`Cannot resume at event ${from}: ${had}`, "last-event-id", "invalid_event_id");
     }
+  }
+
+  /**
+   * A reader from a frame on.
+   * @throws what `requireFrom` throws
+   */
+  read(from = 0): StreamReader {
+    this.requireFrom(from);
     const position = { at: from };
     this.#readers.add(position);
     clearTimeout(this.#window);

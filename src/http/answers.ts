@@ -79,7 +79,7 @@ export class Answers {
   }
 
   /**
-   * The rest of a stream, from the event after `Last-Event-ID` or from its first.
+   * The rest of a stream, from the event after `Last-Event-ID` or from its first. To HEAD, what GET has above it.
    * @throws {StreamNotFoundError} | {StreamOffsetLostError}
    */
   async resume(c: Context<AppEnv>, id: string): Promise<Response> {
@@ -87,6 +87,11 @@ export class Answers {
     const from = eventAfterLast(c, stream);
     // 204 tells an EventSource to stop asking.
     if (stream.isOverAt(from)) return c.body(null, 204);
+    if (c.req.method === "HEAD") {
+      // A body is dropped unread then, and its reader would hold the answer without ever taking a piece, or leaving.
+      stream.requireFrom(from);
+      return c.body(null, 200, headersOf(stream, await stream.headers));
+    }
     return await this.#send(c, stream, stream.read(from));
   }
 
@@ -120,19 +125,24 @@ export class Answers {
       leave();
       throw error;
     }
-    const isEvents = stream.contentType === EVENT_STREAM;
     const everyMs = this.#options.pingMs ?? 10_000;
     const body = bodyStream(reader, {
       onCancel: leave,
-      ...(isEvents && { keepAlive: { everyMs, comment: ": ping\n\n" } }),
+      ...(isEvents(stream) && { keepAlive: { everyMs, comment: ": ping\n\n" } }),
     });
-    return c.body(body, 200, {
-      "content-type": stream.contentType,
-      ...(isEvents && { "cache-control": "no-cache", "x-accel-buffering": "no", "x-stream-id": stream.id }),
-      ...headers,
-      ...extra,
-    });
+    return c.body(body, 200, { ...headersOf(stream, headers), ...extra });
   }
+}
+
+const isEvents = ({ contentType }: AnswerStream) => contentType === EVENT_STREAM;
+
+/** Headers of a response, where the answer has these. */
+function headersOf(stream: AnswerStream, headers: Record<string, string>): Record<string, string> {
+  return {
+    "content-type": stream.contentType,
+    ...(isEvents(stream) && { "cache-control": "no-cache", "x-accel-buffering": "no", "x-stream-id": stream.id }),
+    ...headers,
+  };
 }
 
 /** What has to be equal in two requests of one key. */

@@ -141,6 +141,33 @@ describe("GET /v1/streams/:id", () => {
   });
 });
 
+describe("HEAD /v1/streams/:id", () => {
+  test("has the status and headers of GET, and reads nothing", async () => {
+    const { app: a } = app({}, { streams: { keepBytes: 2000 } });
+    const { path, seen } = await readAndLeave(a, 3, { ...going, max_tokens: 60 });
+    const heads = async (id?: string) => {
+      const headers: Record<string, string> = id === undefined ? {} : { "last-event-id": id };
+      const [head, body] = [await send(a, "HEAD", path, undefined, { headers }), await get(a, path, headers)];
+      assert.deepEqual([head.status, await head.text()], [body.status, ""]);
+      if (head.status === 200) assert.deepEqual([...head.headers], [...body.headers]);
+      return { status: head.status, events: sseEvents(await body.text()) };
+    };
+    const { events } = await heads(seen.at(-1)!.id);
+    const statuses = [];
+    for (const id of [events.at(-2)!.id, events.at(-1)!.id, undefined, "x"]) statuses.push((await heads(id)).status);
+    assert.deepEqual(statuses, [200, 204, 410, 400]);
+    assert.equal((await send(a, "HEAD", "/v1/streams/chatcmpl-other")).status, 404);
+  });
+
+  test("is no reader: an answer whose only client leaves is cancelled", async () => {
+    const { app: a, engine } = app();
+    const response = await post(a, "/v1/chat/completions", { ...base, session: "s", max_tokens: 500 });
+    await send(a, "HEAD", `/v1/streams/${response.headers.get("x-stream-id")}`);
+    await readEvents(response, 2);
+    await until(() => engine.sessions.list().length === 0);
+  });
+});
+
 describe("DELETE /v1/streams/:id", () => {
   test("stops one that nobody reads", async () => {
     const { app: a, engine, backend } = app({ delayMs: 2 });
