@@ -110,6 +110,11 @@ export class AnswerStream {
     return this.#ring.bytes + Buffer.byteLength(this.#ring.droppedText);
   }
 
+  /** Keeps so many bytes behind the slowest reader, where it would keep fewer. */
+  keepAtLeast(bytes: number): void {
+    this.#options.keepBytes = Math.max(this.#options.keepBytes, bytes);
+  }
+
   /** Whether a reader that begins there would get nothing. */
   isOverAt(number: number): boolean {
     return this.#ended !== undefined && number >= this.#ring.next;

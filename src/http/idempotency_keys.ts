@@ -6,7 +6,12 @@ import type { AnswerStream } from "./answer_stream.ts";
 export interface IdempotencyOptions {
   /** @default 1000 */
   maxEntries?: number;
-  /** Bytes of all kept answers. @default 16 MiB */
+  /**
+   * Bytes of all kept answers. A stream is kept whole up to half of them; of a longer one only its end can be read
+   * again, and whoever asks for it all gets 410 with the text before. What is larger than all of them is not kept, and
+   * the same request runs again.
+   * @default 16 MiB
+   */
   maxBytes?: number;
   /** How long a complete answer is kept, in milliseconds. @default 3_600_000, an hour */
   ttlMs?: number;
@@ -53,6 +58,8 @@ export class IdempotencyKeys {
     const { running, complete } = this.#of(stream.tenant);
     const entry = { fingerprint, stream };
     running.set(key, entry);
+    // The other half is for what the text before it takes, and what no reader has taken yet.
+    stream.keepAtLeast(this.#options.maxBytes / 2);
     stream.over.then((isComplete) => {
       if (running.get(key) !== entry) return;
       running.delete(key);

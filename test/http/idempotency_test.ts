@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { type AppOptions, createApp } from "../../src/http/app.ts";
 import { fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 import { collected } from "./collected.ts";
-import { type App, post, readEvents, send, sseEvents } from "./client.ts";
+import { type App, post, readEvents, send, sseEvents, textOf } from "./client.ts";
 
 const messages = [{ role: "user", content: "Hello there" }];
 const body = { messages, ignore_eos: true, max_tokens: 6, session: { id: "s", mode: "append", if_turn: 0 } };
@@ -211,6 +211,27 @@ describe("Idempotency-Key", () => {
       if (idempotency.ttlMs) await sleep(20);
       else assert.equal(await ask(a, "3"), true);
       assert.equal(await ask(a, "1"), false, JSON.stringify(idempotency));
+    }
+  });
+
+  test("a stream comes again whole that is longer than one to resume may be, up to half of what is kept", async () => {
+    for (const [maxBytes, status] of [[60_000, 200], [30_000, 410]] as const) {
+      const { app: a, engine } = app({}, { streams: { keepBytes: 2000, aheadBytes: 2000 }, idempotency: { maxBytes } });
+      const long = { ...streaming, max_tokens: 60 };
+      const first = await (await chat(a, long)).text();
+      assert.ok(first.length > 15_000 && first.length < 30_000, `${first.length} bytes`);
+      const again = await chat(a, long);
+      assert.equal(again.status, status);
+      const text = await again.text();
+      if (status === 200) assert.equal(text, first);
+      else {
+        const { code, snapshot, resume_after } = JSON.parse(text).error;
+        const rest = await chat(a, long, { ...key, "last-event-id": resume_after });
+        const events = sseEvents(first);
+        assert.equal(code, "stream_offset_lost");
+        assert.equal(snapshot + textOf(sseEvents(await rest.text())), textOf(events));
+      }
+      assert.equal(engine.sessions.describe("s").turn, 1);
     }
   });
 
