@@ -39,9 +39,10 @@ export function sessionsRoute(service: Service, answers: Answers): Hono<AppEnv> 
       const id = c.req.param("id");
       const owner = { tenant: c.get("tenant") };
       const { sessions } = service.engine;
+      // At once, as the session goes whatever the disk says: a turn that begins meanwhile is of another conversation.
+      answers.forget(owner.tenant, id);
       // What was not there says why.
       if (!await sessions.delete(id, owner)) sessions.describe(id, owner);
-      answers.forget(owner.tenant, id);
       return c.json({ id, object: "session.deleted", deleted: true });
     });
 }

@@ -1,7 +1,12 @@
 import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, test } from "node:test";
+import { StorageError } from "../../src/errors.ts";
 import { type AppOptions, createApp } from "../../src/http/app.ts";
+import { durableEngine } from "../fakes/durable_engine.ts";
 import { fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 import { collected } from "./collected.ts";
 import { type App, post, readEvents, send, sseEvents, textOf } from "./client.ts";
@@ -277,5 +282,32 @@ describe("Idempotency-Key", () => {
     await send(a, "DELETE", "/v1/sessions/s");
     const again = await chat(a, body);
     assert.deepEqual([again.status, again.headers.get("idempotent-replayed")], [200, null]);
+  });
+
+  test("an answer of the session that begins anew while the disk still deletes the old one is", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "hearth-idempotency-"));
+    try {
+      const { engine, files } = await durableEngine(folder, { vocabSize: 2000 });
+      const a = createApp(engine);
+      const disk = Promise.withResolvers<void>();
+      const remove = files.remove.bind(files);
+      files.remove = (key) => remove(key).then(() => disk.promise);
+      await (await chat(a, body)).text();
+      const deleted = send(a, "DELETE", "/v1/sessions/s");
+      await until(() => engine.sessions.list().length === 0);
+      const answer = await (await chat(a, body)).text();
+      disk.resolve();
+      assert.equal((await deleted).status, 200);
+      const again = await chat(a, body);
+      assert.deepEqual([again.headers.get("idempotent-replayed"), await again.text()], ["true", answer]);
+
+      // The session is gone all the same, and so are its answers.
+      files.remove = () => Promise.reject(new StorageError("Cannot delete the session on disk: a test"));
+      assert.equal(await code(await send(a, "DELETE", "/v1/sessions/s")), "507 storage_failed");
+      assert.deepEqual(engine.sessions.list(), []);
+      assert.equal((await chat(a, body)).headers.get("idempotent-replayed"), null);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
   });
 });
