@@ -54,6 +54,7 @@ export type CacheForecast = Pick<CacheReport, "reason" | "firstDifference" | "st
 /**
  * Compares a prompt with a session.
  * @param reused tokens whose KV is there to use
+ * @param restored those of them that were parked: what was not worth bringing back another session may have had
  * @param restoreFailed whether parked KV was to be brought back and could not be
  */
 export function explainCache(
@@ -61,7 +62,7 @@ export function explainCache(
   prompt: Pick<PreparedPrompt, "ids" | "messages" | "truncated">,
   stateBefore: KvState,
   reused: number,
-  { restoreFailed = false } = {},
+  { restored = 0, restoreFailed = false } = {},
 ): CacheForecast {
   if (name === undefined) return { reason: "off", stateBefore };
   if (turn === 0) return { reason: "first_use", stateBefore };
@@ -79,7 +80,7 @@ export function explainCache(
     ? (restoreFailed ? "restore_failed" : "evicted")
     : differs
     ? (edited ? (prompt.truncated ? "truncated" : "edited_at_message") : "token_mismatch")
-    : reused > 0 && (stateBefore === "warm" || stateBefore === "parked")
+    : restored > 0
     ? "restored"
     : "none";
   return { reason, stateBefore, ...(firstDifference && { firstDifference }) };

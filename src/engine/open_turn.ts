@@ -111,6 +111,7 @@ async function open(
   const fromPublic = offer?.isPublic ? offer.tokens : 0;
   kv.truncate(reusable(kv, prompt.ids));
   const { length } = kv.ids;
+  const restored = restores && !restoreFailed ? length : 0;
   // What this turn evaluates itself, or has from a public prefix: not what it was given or has parked.
   const evaluates = usesCache(request) && length === fromPublic;
   const detokenizer = { skipSpecialTokens: options.skipSpecialTokens, continuesText: prompt.messages.length === 0 };
@@ -126,7 +127,7 @@ async function open(
     queueMs,
     restoreMs,
     ttlMs: ref?.ttlMs,
-    forecast: explainCache(session, prompt, stateBefore, length, { restoreFailed }),
+    forecast: explainCache(session, prompt, stateBefore, length, { restored, restoreFailed }),
     keepPartial: ref?.onAbort === "keep_partial",
     onCommit: options.onCommit,
     detokenizer,

@@ -72,7 +72,7 @@ export async function planTurn(host: TurnHost, request: GenerateRequest): Promis
     bytes,
     ...(prompt.truncated && { truncated: prompt.truncated }),
     fits: bytes <= tiers.availableBytes,
-    cache: explainCache(session, prompt, stateBefore, reusedTokens + publicTokens),
+    cache: explainCache(session, prompt, stateBefore, reusedTokens + publicTokens, { restored: restores ? shared : 0 }),
     predictedTtftMs: prefillMs === undefined || restoreMs === undefined ? undefined : prefillMs + restoreMs,
   };
 }

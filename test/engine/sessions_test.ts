@@ -226,6 +226,31 @@ describe("Sessions.plan()", () => {
     }
   });
 
+  test("says of parked KV that it is restored only where it is: another session may have had the same", async () => {
+    for (const pays of [true, false]) {
+      const started = fakeEngine({ vocabSize: 50, warmBudgetBytes: 2 ** 20, parking: { pays: () => parks || pays } });
+      let parks = true;
+      const { engine, backend } = started;
+      backend.info.kvShares = true;
+      await append(started, "s", Array.from({ length: 40 }, (_, i) => i), 0);
+      await engine.sessions.fork("s", { newId: "fork" });
+      await engine.sessions.park("s");
+      parks = false;
+      const request = {
+        prompt: { ids: [5] },
+        maxTokens: 2,
+        ignoreEos: true,
+        session: { id: "s", mode: "append" as const },
+      };
+      const plan = await engine.sessions.plan(request);
+      const { cache } = (await collect(engine.generate(request))).end.usage;
+      const reason = pays ? "restored" : "none";
+      assert.deepEqual([plan.cache.reason, plan.reusedTokens], [reason, 41]);
+      assert.deepEqual([cache.reason, cache.reused, cache.shared], [reason, 41, pays ? 0 : 41]);
+      assert.deepEqual([cache.stateBefore, engine.sessions.stats().restores], ["warm", pays ? 1 : 0]);
+    }
+  });
+
   test("counts the room that parked KV needs when it comes back", async () => {
     const { engine, backend } = fakeEngine({ parking: { pays: () => true }, warmBudgetBytes: 2 ** 20 });
     const session = { id: "s" };
