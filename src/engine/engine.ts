@@ -169,7 +169,7 @@ export class Engine implements AsyncDisposable {
     if (this.#draining) throw new BackendUnavailableError("Cannot start: the engine is shutting down");
     checkRequest(request);
     const { useCache = true, ignoreEos = false, stop = [], skipSpecialTokens = true } = request;
-    const params = resolveSamplingParams(request.sampling ?? {});
+    const params = resolveSamplingParams(request.sampling ?? {}, this.model.config.vocabSize);
     const turn = await openTurn(this.#host, request, { params, skipSpecialTokens, ...options });
     const generation = new Generation({
       backend: this.backend,

@@ -50,9 +50,10 @@ const RANGES: readonly [keyof SamplingParams, string, (value: number) => boolean
 
 /**
  * Fills in the defaults ({@linkcode GREEDY}) and checks the ranges.
+ * @param vocabSize of the model: biased ids are below it
  * @throws {InvalidRequestError} naming the first parameter that is out of range, as the API spells it
  */
-export function resolveSamplingParams(partial: Partial<SamplingParams>): SamplingParams {
+export function resolveSamplingParams(partial: Partial<SamplingParams>, vocabSize = Infinity): SamplingParams {
   const given = Object.fromEntries(Object.entries(partial).filter(([, value]) => value !== undefined));
   const params: SamplingParams = { ...GREEDY, ...given };
   for (const [key, name, inRange, wanted] of RANGES) {
@@ -67,6 +68,12 @@ export function resolveSamplingParams(partial: Partial<SamplingParams>): Samplin
   for (const [id, bias] of params.logitBias) {
     if (!Number.isInteger(id) || id < 0 || !Number.isFinite(bias)) {
       throw new InvalidRequestError(`Cannot bias token ${id} by ${bias}: wanted a token id and a number`, "logit_bias");
+    }
+    if (id >= vocabSize) {
+      throw new InvalidRequestError(
+        `Cannot bias token ${id}: the vocabulary has 0 to ${vocabSize - 1}`,
+        "logit_bias",
+      );
     }
   }
   return params;

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { StorageError } from "../errors.ts";
 import { deltaSchema, modelIdentitySchema } from "./stored_schema.ts";
 import { Transcript, type TranscriptDelta } from "./transcript.ts";
 
@@ -46,14 +47,25 @@ export type LogContents =
   | { header: LogHeader; transcript: Transcript; last: LogRecord; wholeBytes: number }
   | { unreadable: string };
 
-/** Bytes of a new log. */
+/** Bytes of a new log. @throws {StorageError} as `encodeRecord` */
 export function encodeLog(header: LogHeader, records: readonly LogRecord[]): Uint8Array {
-  return Buffer.concat([MAGIC, [LOG_FORMAT], encodeRecord(header), ...records.map(encodeRecord)].map(toBytes));
+  const start = [MAGIC, [LOG_FORMAT], encode(headerSchema, header)];
+  return Buffer.concat([...start, ...records.map(encodeRecord)].map(toBytes));
 }
 
-/** Bytes of one record. */
-export function encodeRecord(value: LogHeader | LogRecord): Uint8Array {
+/**
+ * Bytes of one record.
+ * @throws {StorageError} when it would not be read back: nobody may be told that such a one is kept
+ */
+export function encodeRecord(record: LogRecord): Uint8Array {
+  return encode(recordSchema, record);
+}
+
+function encode<T>(schema: z.ZodType<T>, value: T): Uint8Array {
+  const issue = schema.safeParse(value).error?.issues[0];
+  if (issue) throw notKept(`${issue.path.join(".")} would not be read back, ${issue.message}`);
   const payload = new TextEncoder().encode(JSON.stringify(value));
+  if (payload.length > MAX_RECORD_BYTES) throw notKept(`${payload.length} bytes, wanted at most ${MAX_RECORD_BYTES}`);
   const bytes = new Uint8Array(HEAD_BYTES + payload.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, payload.length, true);
@@ -131,6 +143,7 @@ function parseJson(payload: Uint8Array): unknown {
   }
 }
 
+const notKept = (why: string) => new StorageError(`Cannot keep the turn on disk: ${why}`);
 const checksum = (payload: Uint8Array) => createHash("sha256").update(payload).digest().subarray(0, 16);
 const toBytes = (part: Uint8Array | number[]) => Uint8Array.from(part);
 

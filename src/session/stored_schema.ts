@@ -5,6 +5,8 @@ import type { StoredSampling, TranscriptDelta } from "./transcript.ts";
 
 const count = z.int().min(0);
 const tokenId = count.max(2 ** 31 - 1);
+/** Any whole number: earlier versions took every one, and kept it. */
+const biasedId = z.number().min(0).refine(Number.isInteger, "wanted a whole number");
 
 const sampling: z.ZodType<StoredSampling> = z.object({
   doSample: z.boolean(),
@@ -16,7 +18,7 @@ const sampling: z.ZodType<StoredSampling> = z.object({
   presencePenalty: z.number(),
   frequencyPenalty: z.number(),
   seed: z.number().nullable(),
-  logitBias: z.array(z.tuple([tokenId, z.number()])),
+  logitBias: z.array(z.tuple([biasedId, z.number()])),
 });
 
 export const deltaSchema: z.ZodType<TranscriptDelta> = z.object({

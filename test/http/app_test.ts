@@ -166,6 +166,7 @@ describe("errors", () => {
     ["a session id with a line break", { messages, session: "a\nb" }, 400, { param: "session" }],
     ["a session id that is long", { messages, session: { id: "x".repeat(300) } }, 400, { param: "session.id" }],
     ["logit_bias for a word", { messages, logit_bias: { hello: 1 } }, 400, {}],
+    ["logit_bias beyond the vocabulary", { messages, logit_bias: { 2000: 1 } }, 400, { param: "logit_bias" }],
     ["an unknown model", { messages, model: "gpt-4o" }, 404, { code: "model_not_found", param: "model" }],
     ["too many tokens", { messages, max_tokens: 9000 }, 400, { code: "context_length_exceeded" }],
   ];

@@ -85,6 +85,12 @@ describe("resolveSamplingParams()", () => {
     }
   });
 
+  test("refuses biases of ids beyond the vocabulary", () => {
+    const logitBias = new Map([[9, 1]]);
+    assert.deepEqual(resolveSamplingParams({ logitBias }, 10).logitBias, logitBias);
+    assert.throws(() => resolveSamplingParams({ logitBias }, 9), /token 9: the vocabulary has 0 to 8/);
+  });
+
   test("names the first of several faults", () => {
     assertRefused({ logitBias: new Map([[-1, 0]]), seed: 0.5, topP: 2, minP: 2 }, "top_p");
   });

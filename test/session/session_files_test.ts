@@ -4,6 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, beforeEach, describe, test } from "node:test";
 import { StorageError } from "../../src/errors.ts";
+import { GREEDY } from "../../src/sampling/sampling_params.ts";
+import { decodeLog, encodeLog, encodeRecord, logRecord } from "../../src/session/session_log.ts";
+import { storedSampling } from "../../src/session/transcript.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { collect } from "../fakes/fake_engine.ts";
 import { durableEngine } from "../fakes/durable_engine.ts";
@@ -62,6 +65,42 @@ describe("SessionFiles", () => {
     assert.deepEqual(kept.messages, first.engine.sessions.inspect("chat", { tenant: "acme" }).messages);
     assert.deepEqual([kept.turns[0]!.sampling.seed, kept.turns[0]!.sampling.logitBias], [3, [[7, 1.5]]]);
     assert.deepEqual(second.engine.sessions.list(), []);
+  });
+
+  test("biases of ids that no vocabulary has, as earlier versions kept them, are read", () => {
+    const turn = {
+      replyStart: 1,
+      end: 2,
+      messagesEnd: 0,
+      finishReason: "stop" as const,
+      sampling: storedSampling({ ...GREEDY, logitBias: new Map([[3e9, 1], [1e20, 1]]) }),
+      at: 0,
+    };
+    const delta = { keep: { ids: 0, messages: 0, turns: 0 }, ids: [1, 2], messages: [], turns: [turn] };
+    const model = { id: "m", model: "", tokenizer: "", template: "" };
+    const log = decodeLog(encodeLog({ tenant: "t", id: "s", createdAt: 0, model }, [logRecord(delta, undefined)]));
+    assert.deepEqual("transcript" in log && log.transcript.turns, [turn]);
+  });
+
+  test("a turn that would not be read back is refused, not written", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    const before = first.engine.sessions.inspect("s");
+    const session = { id: "s", mode: "append" as const };
+    const request = { prompt: { ids: [4] }, maxTokens: 2, ignoreEos: true };
+    // JSON has no such number.
+    const endless = collect(first.engine.generate({ ...request, session: { ...session, ttlMs: Infinity } }));
+    await assert.rejects(endless, (error) => error instanceof StorageError && /ttlMs/.test(error.message));
+    assert.deepEqual(first.engine.sessions.inspect("s").ids, before.ids);
+    const second = await durableEngine(dataDir);
+    assert.deepEqual(second.engine.sessions.inspect("s").ids, before.ids);
+    await append(second, [4]);
+  });
+
+  test("a record that is longer than one may be is not written", () => {
+    const message = { role: "user", content: "x".repeat(2 ** 28) };
+    const delta = { keep: { ids: 0, messages: 0, turns: 0 }, ids: [], messages: [message], turns: [] };
+    assert.throws(() => encodeRecord(logRecord(delta, undefined)), /bytes, wanted at most 268435456/);
   });
 
   test("files are their owner's only, and their names tell nothing", async () => {
