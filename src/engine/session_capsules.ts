@@ -1,7 +1,8 @@
-import { BackendUnavailableError, OutOfMemoryError, SessionExistsError } from "../errors.ts";
+import { BackendUnavailableError, InvalidRequestError, OutOfMemoryError, SessionExistsError } from "../errors.ts";
 import { slices } from "../kv/kv_parts.ts";
 import { type CapsuleContext, type CapsuleKv, type KvRefusal, makeCapsule, openCapsule } from "../session/capsule.ts";
 import type { Session } from "../session/session.ts";
+import { isSessionId, WANTED_SESSION_ID } from "../session/session_id.ts";
 import { type HeldSession, sessionName } from "../session/session_store.ts";
 import type { TurnHost } from "./open_turn.ts";
 
@@ -41,6 +42,7 @@ export async function exportCapsule(
 /**
  * Makes a session of a capsule. All that can be refused is refused before anything changes.
  * @throws {CapsuleError} as `openCapsule`
+ * @throws {InvalidRequestError} when the capsule's id is none, and no other is given
  * @throws {SessionExistsError} when there is one of that id, unless it is to be replaced
  * @throws {SessionBusyError} when a turn of the one to replace is running
  * @throws {StorageError} when the disk refuses
@@ -53,6 +55,10 @@ export async function importCapsule(
 ): Promise<Imported> {
   const { store, tiers } = host;
   const opened = await openCapsule(bytes, sessionName("", tenant).tenant, context);
+  if (id === undefined && !isSessionId(opened.session)) {
+    const named = JSON.stringify(opened.session);
+    throw new InvalidRequestError(`Cannot import the capsule as session ${named}: ${WANTED_SESSION_ID}`, "id");
+  }
   const name = sessionName(id ?? opened.session, tenant);
   if (!replace && store.peek(name)) throw new SessionExistsError(name.id);
   const held = await store.begin(name);

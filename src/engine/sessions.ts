@@ -166,6 +166,7 @@ export class Sessions {
    * Makes a session of a capsule. Where this throws, every session is as before.
    * @throws {CapsuleError} when it is damaged, too large, of another format or model, or this server's key does not
    *   open it for the tenant
+   * @throws {InvalidRequestError} when its id is none, and no other is given
    * @throws {SessionExistsError} when there is one of that id, unless it is to be replaced
    */
   async import(bytes: Uint8Array, options: ImportOptions = {}): Promise<ImportedSession> {

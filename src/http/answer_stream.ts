@@ -226,6 +226,8 @@ export class AnswerStream {
       this.#pieces = pieces;
       return headers;
     } catch (error) {
+      // It may have failed after it began the answer, which nobody else would end.
+      this.#abort.abort(error);
       this.#end(false, { error });
       throw error;
     }

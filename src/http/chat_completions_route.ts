@@ -23,6 +23,7 @@ export function chatCompletionsRoute(service: Service, answers: Answers): Hono<A
       system_fingerprint: engine.backend.info.variant,
     };
     const { session } = request;
+    const named = session && { "x-session-id": headerText(session.id) };
     return await answers.respond(c, {
       id: envelope.id,
       contentType: stream ? EVENT_STREAM : "application/json",
@@ -37,7 +38,7 @@ export function chatCompletionsRoute(service: Service, answers: Answers): Hono<A
             pieces: chatEvents(generation, envelope, includeUsage, explained),
           }
           : await wholeChat(generation, envelope, explained);
-        return { headers: { ...headers, ...(session && { "x-session-id": headerText(session.id) }) }, pieces };
+        return { headers: { ...headers, ...named }, pieces };
       },
     });
   });

@@ -20,6 +20,7 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
     const { model, request, onDisconnect } = parseGenerateRequest(await readJson(c), callerOf(c));
     const engine = service.engineFor(model);
     const { session } = request;
+    const named = session && { "x-session-id": headerText(session.id) };
     return await answers.respond(c, {
       id: crypto.randomUUID(),
       contentType: "text/plain; charset=utf-8",
@@ -38,8 +39,7 @@ export function generateRoute(service: Service, answers: Answers): Hono<AppEnv> 
           ...(firstDifference && { "x-cache-first-difference": differenceText(firstDifference) }),
           ...(generation.truncated && { "x-truncated-turns": `${generation.truncated.turns}` }),
           "server-timing": serverTiming(generation.timings),
-          ...(session &&
-            { "x-session-id": headerText(session.id), "x-session-state": generation.forecast.stateBefore }),
+          ...(named && { ...named, "x-session-state": generation.forecast.stateBefore }),
         };
         return { headers, pieces: prepend(first, pieces) };
       },

@@ -1,16 +1,12 @@
 import { z } from "zod";
 import type { SessionRef } from "../engine/generate_request.ts";
 import { InvalidRequestError } from "../errors.ts";
+import { isSessionId, WANTED_SESSION_ID } from "../session/session_id.ts";
 import type { OnDisconnect } from "./answer_stream.ts";
 import { defined, parse } from "./parse.ts";
 import type { Caller } from "./read_json.ts";
 
-const MAX_SESSION_ID_BYTES = 256;
-
-export const sessionId = z.string().min(1).refine(
-  (id) => new TextEncoder().encode(id).length <= MAX_SESSION_ID_BYTES && !/\p{Cc}/u.test(id),
-  `wanted at most ${MAX_SESSION_ID_BYTES} bytes without control characters`,
-);
+export const sessionId = z.string().refine(isSessionId, WANTED_SESSION_ID);
 export const ttlSeconds = z.number().positive().max(7 * 24 * 3600);
 export const turnNumber = z.int().min(0);
 /** The `session` field of a request for tokens: an id, or how the turn goes with it. */

@@ -71,6 +71,20 @@ describe("AnswerStream", () => {
     await assert.rejects(readAll(stream.read()), /stopped/);
   });
 
+  test("an answer that fails to open is cancelled: it may have begun", async () => {
+    let begun: AbortSignal | undefined;
+    const { stream } = counted(1, {
+      async open(signal) {
+        begun = signal;
+        await setImmediate();
+        throw new Error("broken");
+      },
+    });
+    await assert.rejects(stream.headers, /broken/);
+    assert.equal(begun?.aborted, true);
+    assert.equal(await stream.over, false);
+  });
+
   test("one that leaves while it waits for another reader gets no more", async () => {
     const { stream } = counted(100, { aheadBytes: 5 * FRAME_BYTES });
     const [fast, slow] = [stream.read(), stream.read()];

@@ -165,6 +165,7 @@ describe("errors", () => {
     ["a stop string that is empty", { messages, stop: [""] }, 400, { param: "stop.0" }],
     ["a session id with a line break", { messages, session: "a\nb" }, 400, { param: "session" }],
     ["a session id that is long", { messages, session: { id: "x".repeat(300) } }, 400, { param: "session.id" }],
+    ["a session id that is no text", { messages, session: { id: "s\ud800" } }, 400, { param: "session.id" }],
     ["logit_bias for a word", { messages, logit_bias: { hello: 1 } }, 400, {}],
     ["logit_bias beyond the vocabulary", { messages, logit_bias: { 2000: 1 } }, 400, { param: "logit_bias" }],
     ["an unknown model", { messages, model: "gpt-4o" }, 404, { code: "model_not_found", param: "model" }],

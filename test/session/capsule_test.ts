@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { CapsuleError, type CapsuleErrorCode, SessionExistsError } from "../../src/errors.ts";
+import { CapsuleError, type CapsuleErrorCode, InvalidRequestError, SessionExistsError } from "../../src/errors.ts";
 import { joinCapsule, parseCapsule } from "../../src/session/capsule_format.ts";
 import { sha256 } from "../../src/model/sha256.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
@@ -136,6 +136,23 @@ describe("a capsule", () => {
     await engine.sessions.import(capsule, { id: "chat", replace: true });
     assert.deepEqual(engine.sessions.inspect("chat").ids, engine.sessions.inspect("s").ids);
     assert.deepEqual((await next(engine, "chat")).ids, (await next(engine, "s")).ids);
+  });
+
+  test("an id that is none is not taken from a capsule; another may be given", async () => {
+    const { engine } = await withSessions();
+    const { header, blocks } = await parseCapsule(await engine.sessions.export("s"));
+    const before = memory(engine);
+    for (const session of ["\ud800", "a\nb", "日".repeat(100)]) {
+      const capsule = await joinCapsule({ ...header, session }, blocks.map(({ bytes }) => bytes));
+      await assert.rejects(engine.sessions.import(capsule), (error) => {
+        assert.ok(error instanceof InvalidRequestError, error as Error);
+        assert.deepEqual([error.param, error.message.isWellFormed()], ["id", true]);
+        return true;
+      });
+      assert.deepEqual(memory(engine), before);
+      assert.equal((await engine.sessions.import(capsule, { id: "new", replace: true })).turn, 2);
+      await engine.sessions.delete("new");
+    }
   });
 
   test("cut anywhere, or with any bit changed, is refused and changes nothing", async () => {
