@@ -109,6 +109,24 @@ describe("POST and GET /v1/sessions", () => {
     }
   });
 
+  test("an id that no URL can have is refused, wherever it is given", async () => {
+    const { app: a } = app();
+    await post(a, "/v1/sessions", { id: "s" });
+    for (const id of [".", ".."]) {
+      const requests: [Promise<Response>, string][] = [
+        [post(a, "/v1/sessions", { id }), "id"],
+        [post(a, "/v1/sessions/s/fork", { id }), "id"],
+        [post(a, "/v1/generate", { ...base, prompt: "x", session: id }), "session"],
+        [post(a, "/v1/generate", { ...base, prompt: "x" }, { "x-session-id": id }), "x-session-id"],
+      ];
+      for (const [request, param] of requests) {
+        const { status, body } = await json(request);
+        assert.deepEqual([status, body.error.param], [400, param], id);
+      }
+    }
+    assert.equal((await json(get(a, "/v1/sessions"))).body.data.length, 1);
+  });
+
   test("a session that expired is 410", async () => {
     const { app: a } = app();
     await post(a, "/v1/sessions", { id: "s", ttl_s: 0.01 });

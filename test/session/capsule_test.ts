@@ -142,7 +142,7 @@ describe("a capsule", () => {
     const { engine } = await withSessions();
     const { header, blocks } = await parseCapsule(await engine.sessions.export("s"));
     const before = memory(engine);
-    for (const session of ["\ud800", "a\nb", "日".repeat(100)]) {
+    for (const session of ["..", "\ud800", "a\nb", "日".repeat(100)]) {
       const capsule = await joinCapsule({ ...header, session }, blocks.map(({ bytes }) => bytes));
       await assert.rejects(engine.sessions.import(capsule), (error) => {
         assert.ok(error instanceof InvalidRequestError, error as Error);
