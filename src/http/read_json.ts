@@ -1,18 +1,23 @@
 import type { Context } from "hono";
 import { InvalidRequestError } from "../errors.ts";
+import { textOfHeader } from "./header_text.ts";
 import type { AppEnv } from "./tenants.ts";
 
 /** Who asks, as far as it is not in the body. */
 export interface Caller {
   tenant: string;
-  /** The `X-Session-Id` header, used when the body names no session. */
+  /** What the `X-Session-Id` header says, used when the body names no session. */
   sessionId: string | undefined;
 }
 
-export const callerOf = (c: Context<AppEnv>): Caller => ({
-  tenant: c.get("tenant"),
-  sessionId: c.req.header("x-session-id"),
-});
+/** @throws {InvalidRequestError} as `textOfHeader` */
+export function callerOf(c: Context<AppEnv>): Caller {
+  const header = c.req.header("x-session-id");
+  return {
+    tenant: c.get("tenant"),
+    sessionId: header === undefined ? undefined : textOfHeader(header, "x-session-id"),
+  };
+}
 
 /**
  * The JSON body of a request.

@@ -98,15 +98,24 @@ describe("POST and GET /v1/sessions", () => {
 
   test("ids may be in any script, and have slashes", async () => {
     const { app: a } = app();
-    for (const id of ["日記/1", "a b", "import", "%2F", "..."]) {
+    const ids = ["日記/1", "a b", "import", "/", "%2F", "...", "50%", "café", "caf%C3%A9"];
+    for (const id of ids) {
       const made = await json(post(a, "/v1/sessions", { id }));
       assert.equal(made.body.id, id);
       assert.equal((await json(get(a, made.headers.get("location")!))).body.id, id);
       const response = await post(a, "/v1/generate", { ...base, prompt: "x", session: id });
       assert.equal(response.status, 200);
-      assert.ok([id, encodeURIComponent(id)].includes(response.headers.get("x-session-id")!));
+      const header = response.headers.get("x-session-id")!;
+      assert.equal(header, /[^ -~]|%/.test(id) ? encodeURIComponent(id) : id);
       await response.text();
+      // What an answer calls it names the same session in a request.
+      const again = await post(a, "/v1/generate", { ...base, prompt: "x" }, { "x-session-id": header });
+      assert.equal(again.headers.get("x-session-id"), header);
+      await again.text();
+      const path = `/v1/sessions/${encodeURIComponent(id)}/plan`;
+      assert.equal((await json(post(a, path, { ...base, prompt: "x" }))).body.session, id);
     }
+    assert.equal((await json(get(a, "/v1/sessions"))).body.data.length, ids.length);
   });
 
   test("an id that no URL can have is refused, wherever it is given", async () => {
@@ -211,6 +220,8 @@ describe("turns over HTTP", () => {
     assert.deepEqual([nameless.status, nameless.body.error.param], [400, "session.id"]);
     const long = await json(post(a, "/v1/generate", { prompt: "x" }, { "x-session-id": "x".repeat(300) }));
     assert.deepEqual([long.status, long.body.error.param], [400, "x-session-id"]);
+    const cut = await json(post(a, "/v1/generate", { prompt: "x" }, { "x-session-id": "50%" }));
+    assert.deepEqual([cut.status, cut.body.error.param], [400, "x-session-id"]);
   });
 
   test("fields of a session that mean nothing are 400 with their name", async () => {
