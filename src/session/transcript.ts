@@ -121,6 +121,12 @@ export class Transcript {
     for (const turn of [...this.turns.slice(0, keep.turns), ...turns]) {
       const inOrder = turn.replyStart >= end && turn.end >= turn.replyStart && turn.messagesEnd >= messagesEnd;
       if (!inOrder) throw new RangeError(`Cannot change the transcript: a turn ends at ${turn.end} after ${end}`);
+      // A session is of one kind, and every turn of messages has said one.
+      if ((turn.messagesEnd > 0) !== (totalMessages > 0)) {
+        throw new RangeError(
+          `Cannot change the transcript: a turn ends at message ${turn.messagesEnd}, of ${totalMessages}`,
+        );
+      }
       [end, messagesEnd] = [turn.end, turn.messagesEnd];
     }
     if (end !== totalIds || messagesEnd !== totalMessages) {

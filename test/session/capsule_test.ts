@@ -170,6 +170,23 @@ describe("a capsule", () => {
     );
   });
 
+  test("turns of ids and of messages in one session are refused", async () => {
+    const { engine } = await withSessions();
+    const { header, blocks } = await parseCapsule(await engine.sessions.export("chat"));
+    const transcript = JSON.parse(new TextDecoder().decode(blocks[0]!.bytes));
+    const [turn] = transcript.turns;
+    const whole = await forged([turn]);
+    assert.equal((await engine.sessions.import(whole, { id: "whole" })).turn, 1);
+    const first = { ...turn, replyStart: 2, end: 5, messagesEnd: 0 };
+    await refused(engine, await forged([first, { ...turn, replyStart: 6 }]), "snapshot_corrupt");
+
+    async function forged(turns: object[]): Promise<Uint8Array> {
+      const data = new TextEncoder().encode(JSON.stringify({ ...transcript, turns }));
+      const block = { ...header.blocks[0]!, byteLength: data.length, sha256: await sha256(data) };
+      return await joinCapsule({ ...header, blocks: [block] }, [data]);
+    }
+  });
+
   test("lengths that promise more than there is allocate nothing", async () => {
     const { engine } = await withSessions();
     const { header, blocks } = await parseCapsule(await engine.sessions.export("s"));
