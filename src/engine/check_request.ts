@@ -27,7 +27,11 @@ export function checkRequest(request: GenerateRequest): void {
       );
     }
   }
-  if (session && !turnSession(request) && (session.mode ?? "replay") !== "replay") {
-    throw new InvalidRequestError(`Cannot ${session.mode} without the cache: the session is not used then`, "cache");
+  if (session && !turnSession(request)) {
+    const { mode = "replay", ifTurn } = session;
+    const wants = mode !== "replay" ? mode : ifTurn === undefined ? undefined : `hold to session.if_turn ${ifTurn}`;
+    if (wants) {
+      throw new InvalidRequestError(`Cannot ${wants} without the cache: the session is not used then`, "cache");
+    }
   }
 }

@@ -186,6 +186,22 @@ describe("turns over HTTP", () => {
     assert.equal(headers.get("x-should-retry"), "false");
   });
 
+  test("if_turn without the cache is 400: nothing would hold it", async () => {
+    const { app: a } = app();
+    await turn(a, "A");
+    for (const off of [{ cache: "off" }, { use_cache: false }]) {
+      for (const if_turn of [1, 99]) {
+        const body = { ...base, messages: user("B"), session: { id: "s", if_turn }, ...off };
+        for (const path of ["/v1/chat/completions", "/v1/generate", "/v1/sessions/s/plan"]) {
+          const { status, body: { error } } = await json(post(a, path, body));
+          assert.deepEqual([status, error.param], [400, "cache"], path);
+          assert.match(error.message, new RegExp(`session.if_turn ${if_turn} without the cache`));
+        }
+      }
+    }
+    assert.equal((await json(get(a, "/v1/sessions/s"))).body.turn, 1);
+  });
+
   test("on_busy: reject, queue, supersede", async () => {
     const { app: a, engine } = app({ delayMs: 5 });
     await turn(a, "A");
