@@ -118,7 +118,8 @@ export class Transcript {
     const totalIds = keep.ids + ids.length;
     const totalMessages = keep.messages + messages.length;
     let [end, messagesEnd] = [0, 0];
-    for (const turn of [...this.turns.slice(0, keep.turns), ...turns]) {
+    const all = [...this.turns.slice(0, keep.turns), ...turns];
+    for (const turn of all) {
       const inOrder = turn.replyStart >= end && turn.end >= turn.replyStart && turn.messagesEnd >= messagesEnd;
       if (!inOrder) throw new RangeError(`Cannot change the transcript: a turn ends at ${turn.end} after ${end}`);
       // A session is of one kind, and every turn of messages has said one.
@@ -135,8 +136,11 @@ export class Transcript {
           `wanted ${totalIds} and ${totalMessages}`,
       );
     }
-    for (const { span } of messages) {
-      if (span && !(span[0] <= span[1] && span[1] <= totalIds)) {
+    let owner = 0;
+    for (const [i, { span }] of messages.entries()) {
+      while (all[owner]!.messagesEnd <= keep.messages + i) owner++;
+      // Within its own turn, which may be the last one that is kept, or forked.
+      if (span && !(span[0] <= span[1] && span[1] <= all[owner]!.end)) {
         throw new RangeError(`Cannot change the transcript: a message has the ids ${span[0]} to ${span[1]}`);
       }
     }

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { CapsuleError, type CapsuleErrorCode, InvalidRequestError, SessionExistsError } from "../../src/errors.ts";
 import { joinCapsule, parseCapsule } from "../../src/session/capsule_format.ts";
 import { sha256 } from "../../src/model/sha256.ts";
+import type { TranscriptDelta } from "../../src/session/transcript.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { bundled, collect, fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 
@@ -20,6 +21,22 @@ async function withSessions(options: FakeEngineOptions = {}) {
   const messages = [{ role: "user", content: "Hello there" }];
   await collect(engine.generate({ prompt: { messages }, maxTokens: 5, ignoreEos: true, session: { id: "chat" } }));
   return started;
+}
+
+/** {@linkcode withSessions}, `chat` with a second turn, and its capsule with the transcript changed, checksums right. */
+async function withChat() {
+  const { engine } = await withSessions();
+  const request = { prompt: { messages: [{ role: "user", content: "And?" }] }, maxTokens: 5, ignoreEos: true };
+  await collect(engine.generate({ ...request, session: { id: "chat", mode: "append" } }));
+  const { header, blocks } = await parseCapsule(await engine.sessions.export("chat"));
+  const forged = async (change: (transcript: TranscriptDelta) => void) => {
+    const transcript = JSON.parse(new TextDecoder().decode(blocks[0]!.bytes));
+    change(transcript);
+    const data = new TextEncoder().encode(JSON.stringify(transcript));
+    const block = { ...header.blocks[0]!, byteLength: data.length, sha256: await sha256(data) };
+    return await joinCapsule({ ...header, blocks: [block] }, [data]);
+  };
+  return { engine, forged };
 }
 
 type Engine = ReturnType<typeof fakeEngine>["engine"];
@@ -171,20 +188,15 @@ describe("a capsule", () => {
   });
 
   test("turns of ids and of messages in one session are refused", async () => {
-    const { engine } = await withSessions();
-    const { header, blocks } = await parseCapsule(await engine.sessions.export("chat"));
-    const transcript = JSON.parse(new TextDecoder().decode(blocks[0]!.bytes));
-    const [turn] = transcript.turns;
-    const whole = await forged([turn]);
-    assert.equal((await engine.sessions.import(whole, { id: "whole" })).turn, 1);
-    const first = { ...turn, replyStart: 2, end: 5, messagesEnd: 0 };
-    await refused(engine, await forged([first, { ...turn, replyStart: 6 }]), "snapshot_corrupt");
+    const { engine, forged } = await withChat();
+    assert.equal((await engine.sessions.import(await forged(() => {}), { id: "whole" })).turn, 2);
+    await refused(engine, await forged(({ turns }) => turns[0]!.messagesEnd = 0), "snapshot_corrupt");
+  });
 
-    async function forged(turns: object[]): Promise<Uint8Array> {
-      const data = new TextEncoder().encode(JSON.stringify({ ...transcript, turns }));
-      const block = { ...header.blocks[0]!, byteLength: data.length, sha256: await sha256(data) };
-      return await joinCapsule({ ...header, blocks: [block] }, [data]);
-    }
+  test("a message with ids of a later turn is refused", async () => {
+    const { engine, forged } = await withChat();
+    const early = forged(({ ids, messages }) => messages[0]!.span = [0, ids.length]);
+    await refused(engine, await early, "snapshot_corrupt");
   });
 
   test("lengths that promise more than there is allocate nothing", async () => {
