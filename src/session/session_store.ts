@@ -55,12 +55,11 @@ export class SessionStore implements Disposable {
       ttl: this.ttlMs,
       // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
       ttlAutopurge: true,
-      dispose: (session, key, reason) => {
+      // Its timers go off late; until then what is over is ours to find and to forget.
+      allowStale: true,
+      dispose: (session, _key, reason) => {
         // A session leaves the idle set to start a turn as well, and to be deleted.
-        if (reason === "expire" || reason === "evict") {
-          this.#gone.set(key, reason === "expire" ? "expired" : "evicted");
-          this.#forget(session).catch(() => {});
-        }
+        if (reason === "expire" || reason === "evict") this.#lose(session, reason === "expire" ? "expired" : "evicted");
       },
     });
   }
@@ -69,11 +68,7 @@ export class SessionStore implements Disposable {
   recover(session: Session, lastAt: number, parked?: ParkedKv): void {
     session.established = true;
     session.expiresAt = lastAt + (session.ttlMs ?? this.ttlMs);
-    if (session.expiresAt <= Date.now()) {
-      this.#gone.set(session.key, "expired");
-      this.#forget(session).catch(() => {});
-      return;
-    }
+    if (isOver(session)) return this.#lose(session, "expired");
     if (parked) this.#tiers.adopt(session, parked);
     this.#setIdle(session);
   }
@@ -86,7 +81,11 @@ export class SessionStore implements Disposable {
   /** The session, if it is there; does not count as a use. */
   peek(name: SessionName): Session | undefined {
     const key = this.key(name);
-    return this.#running.get(key) ?? this.#idle.peek(key);
+    const session = this.#running.get(key) ?? this.#idle.peek(key);
+    if (!session || !isOver(session)) return session;
+    this.#idle.delete(key);
+    this.#lose(session, "expired");
+    return undefined;
   }
 
   /**
@@ -101,7 +100,7 @@ export class SessionStore implements Disposable {
   /** Sessions of one tenant, most recently used first. */
   list(tenant: string): Session[] {
     const all = [...this.#running.values(), ...this.#idle.values()];
-    return all.filter((session) => session.name!.tenant === tenant);
+    return all.filter((session) => session.name!.tenant === tenant && !isOver(session));
   }
 
   /** All sessions, of all tenants. */
@@ -215,6 +214,13 @@ export class SessionStore implements Disposable {
     this.#idle.clear();
   }
 
+  /** Forgets a session that nobody deleted. */
+  #lose(session: Session, reason: GoneReason): void {
+    this.#gone.set(session.key, reason);
+    // A file that stays behind is found at the next start.
+    this.#forget(session).catch(() => {});
+  }
+
   async #forget(session: Session): Promise<void> {
     session.closed = true;
     if (session.lock.free) this.#tiers.drop(session);
@@ -239,6 +245,9 @@ export class SessionStore implements Disposable {
     if (why !== undefined) throw new SessionGoneError(id, "unreadable", why);
   }
 }
+
+/** Whether an idle session's time is over. */
+const isOver = ({ expiresAt }: Session): boolean => expiresAt !== undefined && expiresAt <= Date.now();
 
 /** Fills in the tenant. */
 export const sessionName = (id: string, tenant: string = DEFAULT_TENANT): SessionName => ({ tenant, id });

@@ -94,6 +94,17 @@ describe("SessionStore", () => {
     assert.throws(() => store.get(named("a")), /it is expired/);
   });
 
+  test("a session is gone the moment its TTL ends, before a timer goes off, and leaves nothing to the next", async () => {
+    const { store, turn, backend } = setUp({ hot: 20, ttlMs: 20 });
+    const [a, b] = [await turn("a", 3), await turn("b", 3)];
+    while (Date.now() <= b.expiresAt!);
+    assert.deepEqual(store.list("t"), []);
+    assert.throws(() => store.get(named("a")), /it is expired/);
+    const { session } = await store.begin(named("b"));
+    assert.notEqual(session, b);
+    assert.deepEqual([a.closed, b.closed, backend.caches.size, store.stats().sessions], [true, true, 0, 1]);
+  });
+
   test("a running turn outlives its session's TTL", async () => {
     const { store, turn } = setUp({ hot: 10, ttlMs: 200 });
     await turn("a", 3);
