@@ -1,5 +1,5 @@
 import type { Backend } from "../backend/backend.ts";
-import { SessionNotFoundError, TurnMismatchError } from "../errors.ts";
+import { TurnMismatchError } from "../errors.ts";
 import type { KvOffer, KvTiers } from "../session/kv_tiers.ts";
 import type { PublicPrefixes } from "../session/public_prefixes.ts";
 import type { Session } from "../session/session.ts";
@@ -163,6 +163,4 @@ function checkTurn(session: Session, ref: SessionRef | undefined): void {
   if (ref.ifTurn !== undefined && ref.ifTurn !== session.turn) {
     throw new TurnMismatchError(ref.id, session.turn, ref.ifTurn);
   }
-  // It may have been deleted while this turn waited for it.
-  if (goesOn(ref) && !session.established) throw new SessionNotFoundError(ref.id);
 }

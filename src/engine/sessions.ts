@@ -1,4 +1,4 @@
-import { InvalidRequestError, SessionBusyError, TurnMismatchError } from "../errors.ts";
+import { InvalidRequestError, SessionBusyError, SessionGoneError, TurnMismatchError } from "../errors.ts";
 import type { CapsuleContext } from "../session/capsule.ts";
 import { rewindDelta, type RewindTarget } from "../session/rewind.ts";
 import { DEFAULT_TENANT, type Session } from "../session/session.ts";
@@ -229,9 +229,9 @@ export class Sessions {
     const { store } = this.#host;
     if (store.peek(session.name!) !== session) return undefined;
     try {
-      return await store.begin(session.name!);
+      return await store.take(session.name!);
     } catch (error) {
-      if (error instanceof SessionBusyError) return undefined;
+      if (error instanceof SessionBusyError || error instanceof SessionGoneError) return undefined;
       throw error;
     }
   }

@@ -129,19 +129,7 @@ export class SessionStore implements Disposable {
    * @throws {SessionGoneError} when its file cannot be read: delete it first
    */
   async begin(name: SessionName, options: AcquireOptions = {}): Promise<HeldSession> {
-    for (;;) {
-      const session = this.peek(name) ?? this.make(name);
-      const hold = await session.lock.acquire(options);
-      if (session.closed) {
-        hold.release();
-        continue;
-      }
-      this.#running.set(session.key, session);
-      this.#idle.delete(session.key);
-      session.expiresAt = undefined;
-      this.#tiers.hold(session);
-      return { session, hold };
-    }
+    return await this.#hold(() => this.peek(name) ?? this.make(name), options);
   }
 
   /** A session for one call, which keeps nothing. Needs its {@linkcode SessionStore.end}. */
@@ -152,10 +140,17 @@ export class SessionStore implements Disposable {
     return { session, hold: await session.lock.acquire() };
   }
 
-  /** {@linkcode SessionStore.begin} of a session that has to be there. */
+  /**
+   * {@linkcode SessionStore.begin} of a session that has to be there, also when the wait for it is over: who waited for
+   * one that was deleted meanwhile must not go on with an empty one of its name.
+   * @throws as {@linkcode SessionStore.get}
+   */
   async take(name: SessionName, options: AcquireOptions = {}): Promise<HeldSession> {
-    this.get(name);
-    return await this.begin(name, options);
+    const held = await this.#hold(() => this.get(name), options);
+    if (held.session.established) return held;
+    // Nothing came of the turn that was to be its first.
+    this.end(held);
+    return this.#missing(name);
   }
 
   /** Ends a turn or a verb, well or not: the session is idle again, or gone if nothing ever came of it. */
@@ -212,6 +207,23 @@ export class SessionStore implements Disposable {
     }
     this.#running.clear();
     this.#idle.clear();
+  }
+
+  /** Holds what `find` gives, and asks it again where that went while this waited. */
+  async #hold(find: () => Session, options: AcquireOptions): Promise<HeldSession> {
+    for (;;) {
+      const session = find();
+      const hold = await session.lock.acquire(options);
+      if (session.closed) {
+        hold.release();
+        continue;
+      }
+      this.#running.set(session.key, session);
+      this.#idle.delete(session.key);
+      session.expiresAt = undefined;
+      this.#tiers.hold(session);
+      return { session, hold };
+    }
   }
 
   /** Forgets a session that nobody deleted. */

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import type { Engine } from "../../src/engine/engine.ts";
 import { InvalidRequestError, SessionBusyError, SessionExistsError, TurnMismatchError } from "../../src/errors.ts";
 import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { collect, fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
@@ -175,6 +176,39 @@ describe("Sessions.rewind()", () => {
     await assert.rejects(engine.sessions.rewind("s", { toTurn: 1 }), SessionBusyError);
     running.cancel();
     assert.equal(engine.sessions.inspect("s").turn, 3);
+  });
+});
+
+describe("a session that is deleted while somebody waits for it", () => {
+  const calls: Record<string, (engine: Engine) => Promise<unknown>> = {
+    "a rewind": ({ sessions }) => sessions.rewind("s", { toTurn: 0 }),
+    "an export": ({ sessions }) => sessions.export("s"),
+    "an eviction": ({ sessions }) => sessions.evict("s"),
+    "a turn that goes on": (engine) =>
+      engine.start({ prompt: { ids: [1] }, session: { id: "s", mode: "append", onBusy: "queue" } }),
+  };
+  for (const [what, call] of Object.entries(calls)) {
+    test(`is gone for ${what}, and stays away`, async () => {
+      const { engine, backend } = await withTurns();
+      const running = await engine.start({ prompt: { ids: [1] }, session: { id: "s", mode: "append" } });
+      const cancelled = assert.rejects(running[Symbol.asyncIterator]().next(), { name: "AbortError" });
+      running.cancel();
+      const waiting = assert.rejects(call(engine), { name: "SessionGoneError", reason: "deleted" });
+      await engine.sessions.delete("s");
+      await Promise.all([cancelled, waiting]);
+      assert.throws(() => engine.sessions.describe("s"), { reason: "deleted" });
+      assert.equal(backend.caches.size, 0);
+    });
+  }
+
+  test("is not there for who waited for its first turn, if that came to nothing", async () => {
+    const { engine } = fakeEngine({ vocabSize: 50 });
+    const running = await engine.start({ prompt: { ids: [1] }, session: { id: "s" } });
+    const cancelled = assert.rejects(running[Symbol.asyncIterator]().next(), { name: "AbortError" });
+    running.cancel();
+    await assert.rejects(engine.sessions.export("s"), { name: "SessionNotFoundError" });
+    await cancelled;
+    assert.deepEqual(engine.sessions.list(), []);
   });
 });
 
