@@ -47,6 +47,8 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   readonly #lock: FolderLock | undefined;
   readonly #sizes = new Map<string, LogSize>();
   readonly #unreadable = new Map<string, string>();
+  /** Keys of files that the disk refused to delete. */
+  readonly #undeleted = new Set<string>();
   readonly #tails = new Map<string, Promise<unknown>>();
 
   /**
@@ -127,7 +129,9 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
     await this.#inOrder(key, async () => {
       this.#sizes.delete(key);
       this.#unreadable.delete(key);
+      this.#undeleted.add(key);
       await this.#removing(this.#log(key), this.#kv(key));
+      this.#undeleted.delete(key);
     });
   }
 
@@ -136,10 +140,10 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   }
 
   async discard(key: string): Promise<boolean> {
-    const was = this.#unreadable.has(key);
     // What expired may still be on its way out.
+    await this.#tails.get(key);
+    const was = this.#unreadable.has(key) || this.#undeleted.has(key);
     if (was) await this.remove(key);
-    else await this.#tails.get(key);
     return was;
   }
 

@@ -11,10 +11,18 @@ export interface SessionJournal {
    * @throws {StorageError} when it could not; what was kept before is
    */
   append(session: Session, delta: TranscriptDelta, ttlMs: number | undefined): Promise<void>;
-  /** Forgets a session for good, and its parked KV. @param key of a session that is closed */
+  /**
+   * Forgets a session for good, and its parked KV.
+   * @param key of a session that is closed
+   * @throws {StorageError} when the disk refuses: `discard` tries again
+   */
   remove(key: string): Promise<void>;
   /** Why what is kept under a key cannot be read; `undefined` when it can, or there is nothing. */
   unreadable(key: string): string | undefined;
-  /** Forgets what cannot be read, and waits for removals that are under way. @returns whether there was something */
+  /**
+   * Forgets what cannot be read, or could not be removed before, and waits for removals that are under way.
+   * @returns whether there was something
+   * @throws {StorageError} when the disk refuses: ask again
+   */
   discard(key: string): Promise<boolean>;
 }

@@ -182,7 +182,9 @@ export class SessionStore implements Disposable {
 
   /**
    * Forgets a session and removes its files. Its KV goes now, or when its running turn ends.
-   * @returns whether there was one, or a file that could not be read
+   * @returns whether there was one, or a file that could not be read or removed before
+   * @throws {StorageError} when the disk refuses: the session is gone until the next start, and for good once this was
+   *   called again and returned
    */
   async delete(name: SessionName): Promise<boolean> {
     const session = this.peek(name);

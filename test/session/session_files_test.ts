@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, beforeEach, describe, test } from "node:test";
@@ -121,6 +121,22 @@ describe("SessionFiles", () => {
     assert.deepEqual([...await filesEnding(".log"), ...await filesEnding(".kv")], []);
     const second = await durableEngine(dataDir);
     assert.throws(() => second.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
+  });
+
+  test("delete() that the disk refused can be done again, until no file is left", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    const [path] = await filesEnding(".log");
+    const bytes = await readFile(path!);
+    // A folder that holds something is nothing that a disk lets one unlink.
+    await rm(path!);
+    await mkdir(join(path!, "something"), { recursive: true });
+    for (let n = 0; n < 2; n++) await assert.rejects(first.engine.sessions.delete("s"), StorageError);
+    await rm(path!, { recursive: true });
+    await writeFile(path!, bytes);
+    assert.deepEqual([await first.engine.sessions.delete("s"), await first.engine.sessions.delete("s")], [true, false]);
+    assert.deepEqual(await filesEnding(".log"), []);
+    assert.throws(() => first.engine.sessions.inspect("s"), { reason: "deleted" });
   });
 
   test("rewinds and forks survive", async () => {
