@@ -90,6 +90,14 @@ export class SessionExistsError extends Error {
   }
 }
 
+/** The tenant has as many sessions as it may, and none is forgotten to make room for another. */
+export class SessionLimitError extends Error {
+  override name = "SessionLimitError";
+  constructor(readonly sessionId: string, readonly limit: number) {
+    super(`Cannot make session "${sessionId}": ${limit} are kept already, the most there may be; delete one first`);
+  }
+}
+
 /** `ifTurn` names another turn than the session's last. */
 export class TurnMismatchError extends Error {
   override name = "TurnMismatchError";

@@ -46,6 +46,7 @@ export const usesCache = ({ useCache = true, cache = "on" }: GenerateRequest): b
  * @throws {TurnSupersededError} when a newer turn superseded it
  * @throws {TurnMismatchError} when the session is not at `ifTurn`
  * @throws {SessionNotFoundError} | {SessionGoneError} when there is nothing to append to
+ * @throws {SessionLimitError} when it would be one session more than the tenant may keep
  * @throws {InvalidRequestError} | {ContextOverflowError} as `preparePrompt`
  * @throws {ChatTemplateError} when the model's template fails
  * @throws {OutOfMemoryError} when the KV budget is held by running turns

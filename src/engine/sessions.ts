@@ -68,6 +68,7 @@ export class Sessions {
   /**
    * Makes an empty session.
    * @throws {SessionExistsError} when there is one of that id
+   * @throws {SessionLimitError} when the tenant has as many as it may keep
    * @throws {StorageError} when the disk refuses
    */
   async create(options: TenantOption & { id?: string; ttlMs?: number } = {}): Promise<SessionInfo> {
@@ -98,6 +99,7 @@ export class Sessions {
    * @param options.atTurn turns it takes over; all when absent
    * @throws {InvalidRequestError} when there is no such turn
    * @throws {SessionExistsError} when `newId` is taken
+   * @throws {SessionLimitError} when the tenant has as many as it may keep
    */
   async fork(
     id: string,
@@ -168,6 +170,7 @@ export class Sessions {
    *   open it for the tenant
    * @throws {InvalidRequestError} when its id is none, and no other is given
    * @throws {SessionExistsError} when there is one of that id, unless it is to be replaced
+   * @throws {SessionLimitError} when the tenant has as many as it may keep
    */
   async import(bytes: Uint8Array, options: ImportOptions = {}): Promise<ImportedSession> {
     const { session, ...rest } = await importCapsule(this.#host, bytes, this.#capsules, options);

@@ -12,6 +12,7 @@ import {
   SessionBusyError,
   SessionExistsError,
   SessionGoneError,
+  SessionLimitError,
   SessionNotFoundError,
   StorageError,
   StreamNotFoundError,
@@ -96,6 +97,10 @@ export function describeError(error: unknown): Described {
   }
   if (error instanceof SessionExistsError) {
     return { status: 409, body: body("conflict_error", "session_exists", "session"), headers: final };
+  }
+  if (error instanceof SessionLimitError) {
+    const { limit } = error;
+    return { status: 429, body: body("insufficient_quota", "session_limit", "session", { limit }), headers: final };
   }
   if (error instanceof TurnMismatchError) {
     const extra = { turn: error.turn };

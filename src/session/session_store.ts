@@ -1,5 +1,12 @@
 import { LRUCache } from "lru-cache";
-import { type GoneReason, SessionExistsError, SessionGoneError, SessionNotFoundError } from "../errors.ts";
+import {
+  type GoneReason,
+  SessionExistsError,
+  SessionGoneError,
+  SessionLimitError,
+  SessionNotFoundError,
+} from "../errors.ts";
+import { sum } from "./kv_members.ts";
 import type { KvTiers, KvTiersStats } from "./kv_tiers.ts";
 import { DEFAULT_TENANT, Session, type SessionName } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
@@ -14,7 +21,10 @@ export interface SessionStoreOptions {
    * @default 1_800_000 (half an hour), with a journal 604_800_000 (a week)
    */
   ttlMs?: number;
-  /** Sessions remembered; beyond it the least recently used is forgotten. @default 10_000, with a journal 100_000 */
+  /**
+   * Sessions of one tenant, so that none pushes out another's. Beyond it its least recently used one is forgotten; with
+   * a journal, which forgets nothing to make room, a new one is refused. @default 10_000, with a journal 100_000
+   */
   maxSessions?: number;
   /** Where transcripts are kept. @default memory only */
   journal?: SessionJournal;
@@ -31,37 +41,31 @@ export interface HeldSession {
   hold: Hold;
 }
 
+interface TenantSessions {
+  running: Map<string, Session>;
+  idle: LRUCache<string, Session>;
+}
+
 /** Reasons remembered for sessions that are gone. */
 const MAX_GONE = 10_000;
 
 /**
- * Sessions by tenant and id. One is either idle (in the LRU cache, with a TTL) or has a running turn, never both.
+ * Sessions by tenant and id. One is either idle (in an LRU cache, with a TTL) or has a running turn, never both.
  * Transcripts change through the store, so that what is in memory and what is on disk agree.
  */
 export class SessionStore implements Disposable {
   readonly ttlMs: number;
   readonly #tiers: KvTiers;
   readonly #journal: SessionJournal | undefined;
-  readonly #idle: LRUCache<string, Session>;
-  readonly #running = new Map<string, Session>();
+  readonly #maxSessions: number;
+  readonly #tenants = new Map<string, TenantSessions>();
   readonly #gone = new LRUCache<string, GoneReason>({ max: MAX_GONE });
 
   constructor(tiers: KvTiers, options: SessionStoreOptions = {}) {
     this.#tiers = tiers;
     this.#journal = options.journal;
     this.ttlMs = options.ttlMs ?? (options.journal ? 7 * 24 * 3600_000 : 30 * 60_000);
-    this.#idle = new LRUCache({
-      max: options.maxSessions ?? (options.journal ? 100_000 : 10_000),
-      ttl: this.ttlMs,
-      // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
-      ttlAutopurge: true,
-      // Its timers go off late; until then what is over is ours to find and to forget.
-      allowStale: true,
-      dispose: (session, _key, reason) => {
-        // A session leaves the idle set to start a turn as well, and to be deleted.
-        if (reason === "expire" || reason === "evict") this.#lose(session, reason === "expire" ? "expired" : "evicted");
-      },
-    });
+    this.#maxSessions = options.maxSessions ?? (options.journal ? 100_000 : 10_000);
   }
 
   /** Puts a session back that was kept. @param lastAt its last change, in milliseconds since 1970 */
@@ -81,9 +85,10 @@ export class SessionStore implements Disposable {
   /** The session, if it is there; does not count as a use. */
   peek(name: SessionName): Session | undefined {
     const key = this.key(name);
-    const session = this.#running.get(key) ?? this.#idle.peek(key);
+    const sessions = this.#tenants.get(name.tenant);
+    const session = sessions?.running.get(key) ?? sessions?.idle.peek(key);
     if (!session || !isOver(session)) return session;
-    this.#idle.delete(key);
+    sessions!.idle.delete(key);
     this.#lose(session, "expired");
     return undefined;
   }
@@ -99,24 +104,24 @@ export class SessionStore implements Disposable {
 
   /** Sessions of one tenant, most recently used first. */
   list(tenant: string): Session[] {
-    const all = [...this.#running.values(), ...this.#idle.values()];
-    return all.filter((session) => session.name!.tenant === tenant && !isOver(session));
-  }
-
-  /** All sessions, of all tenants. */
-  get all(): Session[] {
-    return [...this.#running.values(), ...this.#idle.values()];
+    const { running, idle } = this.#of(tenant);
+    return [...running.values(), ...idle.values()].filter((session) => !isOver(session));
   }
 
   /**
    * A new session, or throws where there is one.
    * @throws {SessionExistsError}
    * @throws {SessionGoneError} when its file cannot be read: delete it first
+   * @throws {SessionLimitError} when the tenant has as many as it may, and they are kept
    */
   make(name: SessionName, ttlMs?: number): Session {
     const key = this.key(name);
     if (this.peek(name)) throw new SessionExistsError(name.id);
     this.#requireReadable(name.id, key);
+    const { running, idle } = this.#of(name.tenant);
+    if (this.#journal && running.size + idle.size >= this.#maxSessions) {
+      throw new SessionLimitError(name.id, this.#maxSessions);
+    }
     const session = new Session(name, { key });
     session.ttlMs = ttlMs;
     this.#setIdle(session);
@@ -126,7 +131,7 @@ export class SessionStore implements Disposable {
   /**
    * Holds a session for a turn; one that is not there is made. Needs its {@linkcode SessionStore.end}.
    * @throws {SessionBusyError} | {TurnSupersededError} as `TurnLock.acquire`
-   * @throws {SessionGoneError} when its file cannot be read: delete it first
+   * @throws {SessionGoneError} | {SessionLimitError} as {@linkcode SessionStore.make}
    */
   async begin(name: SessionName, options: AcquireOptions = {}): Promise<HeldSession> {
     return await this.#hold(() => this.peek(name) ?? this.make(name), options);
@@ -157,10 +162,12 @@ export class SessionStore implements Disposable {
   end({ session, hold }: HeldSession): void {
     this.#tiers.release(session);
     if (!session.closed) {
-      this.#running.delete(session.key);
+      const { running, idle } = this.#of(session.name!.tenant);
+      running.delete(session.key);
       // Who waits for it goes on with this session, not with a new one.
       if (session.established || !session.lock.lonely) this.#setIdle(session);
       else session.closed = true;
+      while (!this.#journal && idle.size > this.#maxSessions) idle.pop();
     }
     if (session.closed) this.#tiers.drop(session);
     hold.release();
@@ -190,25 +197,49 @@ export class SessionStore implements Disposable {
     const session = this.peek(name);
     const key = this.key(name);
     if (!session) return await this.#journal?.discard(key) ?? false;
-    this.#running.delete(key);
-    this.#idle.delete(key);
+    const { running, idle } = this.#of(name.tenant);
+    running.delete(key);
+    idle.delete(key);
     this.#gone.set(key, "deleted");
     await this.#forget(session);
     return true;
   }
 
   stats(): SessionStoreStats {
-    return { sessions: this.#running.size + this.#idle.size, ...this.#tiers.stats() };
+    const counts = [...this.#tenants.values()].map(({ running, idle }) => running.size + idle.size);
+    return { sessions: sum(counts), ...this.#tiers.stats() };
   }
 
   /** Gives all KV back, but for running turns', which goes when they end. Files stay. */
   [Symbol.dispose](): void {
-    for (const session of this.all) {
-      session.closed = true;
-      if (!this.#running.has(session.key)) this.#tiers.abandon(session);
+    for (const { running, idle } of this.#tenants.values()) {
+      for (const session of running.values()) session.closed = true;
+      for (const session of idle.values()) {
+        session.closed = true;
+        this.#tiers.abandon(session);
+      }
+      running.clear();
+      idle.clear();
     }
-    this.#running.clear();
-    this.#idle.clear();
+  }
+
+  #of(tenant: string): TenantSessions {
+    const known = this.#tenants.get(tenant);
+    if (known) return known;
+    const idle = new LRUCache<string, Session>({
+      ttl: this.ttlMs,
+      // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
+      ttlAutopurge: true,
+      // Its timers go off late; until then what is over is ours to find and to forget.
+      allowStale: true,
+      dispose: (session, _key, reason) => {
+        // A session leaves the idle set to start a turn as well, and to be deleted.
+        if (reason === "expire" || reason === "evict") this.#lose(session, reason === "expire" ? "expired" : "evicted");
+      },
+    });
+    const sessions = { running: new Map<string, Session>(), idle };
+    this.#tenants.set(tenant, sessions);
+    return sessions;
   }
 
   /** Holds what `find` gives, and asks it again where that went while this waited. */
@@ -220,8 +251,9 @@ export class SessionStore implements Disposable {
         hold.release();
         continue;
       }
-      this.#running.set(session.key, session);
-      this.#idle.delete(session.key);
+      const { running, idle } = this.#of(session.name!.tenant);
+      running.set(session.key, session);
+      idle.delete(session.key);
       session.expiresAt = undefined;
       this.#tiers.hold(session);
       return { session, hold };
@@ -244,7 +276,7 @@ export class SessionStore implements Disposable {
   #setIdle(session: Session): void {
     const ttl = session.ttlMs ?? this.ttlMs;
     session.expiresAt ??= Date.now() + ttl;
-    this.#idle.set(session.key, session, { ttl: Math.max(1, session.expiresAt - Date.now()) });
+    this.#of(session.name!.tenant).idle.set(session.key, session, { ttl: Math.max(1, session.expiresAt - Date.now()) });
   }
 
   #missing(name: SessionName): never {

@@ -6,6 +6,7 @@ import {
   SessionBusyError,
   SessionExistsError,
   SessionGoneError,
+  SessionLimitError,
   SessionNotFoundError,
   StorageError,
   TokenizerError,
@@ -38,6 +39,7 @@ test("what goes wrong with sessions has a status and a code, and is not retried 
     [new SessionGoneError("s", "expired"), 410, "session_expired"],
     [new SessionGoneError("s", "deleted"), 410, "session_deleted"],
     [new SessionGoneError("s", "unreadable", "the file is damaged"), 410, "session_unreadable"],
+    [new SessionLimitError("s", 5), 429, "session_limit"],
     [new TurnMismatchError("s", 3, 2), 412, "turn_mismatch"],
     [new CapsuleError("snapshot_corrupt", "x"), 400, "snapshot_corrupt"],
     [new CapsuleError("snapshot_version", "x"), 400, "snapshot_version"],
@@ -52,4 +54,5 @@ test("what goes wrong with sessions has a status and a code, and is not retried 
     assert.equal(described.body.error.message, error.message);
   }
   assert.equal(describeError(new TurnMismatchError("s", 3, 2)).body.error.turn, 3);
+  assert.equal(describeError(new SessionLimitError("s", 5)).body.error.limit, 5);
 });

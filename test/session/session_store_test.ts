@@ -1,13 +1,29 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { OutOfMemoryError, SessionBusyError, SessionGoneError, SessionNotFoundError } from "../../src/errors.ts";
+import {
+  OutOfMemoryError,
+  SessionBusyError,
+  SessionGoneError,
+  SessionLimitError,
+  SessionNotFoundError,
+} from "../../src/errors.ts";
 import { KvTiers, type KvTiersOptions } from "../../src/session/kv_tiers.ts";
+import { Session } from "../../src/session/session.ts";
 import { type HeldSession, SessionStore, type SessionStoreOptions } from "../../src/session/session_store.ts";
+import type { SessionJournal } from "../../src/session/session_journal.ts";
 import { FAKE_BYTES_PER_TOKEN, FakeBackend } from "../fakes/fake_backend.ts";
 
 const kib = (tokens: number) => tokens * FAKE_BYTES_PER_TOKEN;
 const named = (id: string) => ({ tenant: "t", id });
+/** Keeps nothing, and says that it did. */
+const JOURNAL: SessionJournal = {
+  key: ({ tenant, id }) => `${tenant}/${id}`,
+  append: () => Promise.resolve(),
+  remove: () => Promise.resolve(),
+  unreadable: () => undefined,
+  discard: () => Promise.resolve(false),
+};
 const NOTHING = { keep: { ids: 0, messages: 0, turns: 0 }, ids: [], messages: [], turns: [] };
 
 function setUp({ hot, ...options }: { hot: number } & Partial<KvTiersOptions> & SessionStoreOptions) {
@@ -25,8 +41,8 @@ function setUp({ hot, ...options }: { hot: number } & Partial<KvTiersOptions> & 
   }
 
   /** One turn that leaves `tokens` in the session. */
-  async function turn(id: string, tokens: number) {
-    const held = await store.begin(named(id));
+  async function turn(id: string, tokens: number, tenant = "t") {
+    const held = await store.begin({ tenant, id });
     await tiers.reserve(held.session, kib(tokens));
     await fill(held, Math.max(tokens, held.session.kv.ids.length));
     await store.commit(held.session, NOTHING);
@@ -113,6 +129,36 @@ describe("SessionStore", () => {
     assert.equal(held.session.kv.ids.length, 3);
     store.end(held);
     assert.equal(store.peek(named("a")), held.session);
+  });
+
+  test("a tenant with too many sessions loses the one it has not used for longest, and no other tenant does", async () => {
+    const { store, turn, backend } = setUp({ hot: 100, maxSessions: 2 });
+    await turn("a", 3, "other");
+    for (const id of ["a", "b", "a", "c"]) await turn(id, 3);
+    assert.deepEqual([store.list("t").map(({ name }) => name!.id), store.list("other").length], [["c", "a"], 1]);
+    assert.throws(() => store.get(named("b")), { reason: "evicted" });
+    assert.equal(backend.caches.size, 3);
+    // What comes to nothing takes nobody's place.
+    store.end(await store.begin(named("d")));
+    assert.equal(store.list("t").length, 2);
+  });
+
+  test("what a journal keeps is not forgotten to make room: a new session is refused until one is deleted", async () => {
+    const { store, turn } = setUp({ hot: 100, maxSessions: 2, journal: JOURNAL });
+    // As many as an earlier start allowed.
+    for (const id of ["a", "b", "c"]) {
+      store.recover(new Session(named(id), { key: JOURNAL.key(named(id)) }), Date.now());
+    }
+    const running = await store.begin(named("a"));
+    await assert.rejects(turn("d", 3), SessionLimitError);
+    assert.throws(() => store.make(named("d")), SessionLimitError);
+    assert.equal(store.list("t").length, 3);
+    await turn("b", 3);
+    await turn("d", 3, "other");
+    store.end(running);
+    for (const id of ["a", "c"]) await store.delete(named(id));
+    await turn("d", 3);
+    assert.deepEqual(store.list("t").map(({ name }) => name!.id), ["d", "b"]);
   });
 
   test("dispose gives all memory back, running turns' when they end", async () => {
