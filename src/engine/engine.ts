@@ -40,7 +40,7 @@ export interface EngineOptions {
   sessionKey?: string;
   /** Largest capsule to import, in bytes. @default 256 MiB */
   maxCapsuleBytes?: number;
-  /** How long an idle session is remembered, in milliseconds. @default half an hour, with `storage` a week */
+  /** How long a session is remembered after its last change, in milliseconds. @default half an hour, with `storage` a week */
   sessionTtlMs?: number;
   /** Prompt tokens per forward pass: cancelling a prefill takes at most one of these. @default the backend's */
   prefillChunk?: number;

@@ -54,7 +54,7 @@ export interface SessionRef {
   id: string;
   /** Whose session: another tenant's is not there. @default "default" */
   tenant?: string;
-  /** Lifetime after the turn, in milliseconds. @default the engine's */
+  /** Lifetime after the turn, and after each later change, in milliseconds. @default the engine's */
   ttlMs?: number;
   /**
    * `"replay"`: the prompt is the whole conversation; what the session has already is reused, what differs replaces it.

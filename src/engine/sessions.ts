@@ -251,6 +251,6 @@ function info({ name, turn, transcript, kv, lock, createdAt, expiresAt }: Sessio
     parkedBytes: kv.parked?.byteLength ?? 0,
     busy: lock.busy,
     createdAt,
-    expiresAt,
+    expiresAt: lock.busy ? undefined : expiresAt,
   };
 }

@@ -23,10 +23,10 @@ export class Session {
   /** Where its files are, and its key in the store. */
   readonly key: string;
   readonly createdAt: number;
-  /** Lifetime after each turn, in milliseconds; the store's own when absent. */
+  /** Lifetime after each change, in milliseconds; the store's own when absent. */
   ttlMs: number | undefined;
-  /** When it expires, in milliseconds since 1970; `undefined` while a turn runs. */
-  expiresAt: number | undefined;
+  /** When it expires, in milliseconds since 1970, unless a turn runs then. */
+  expiresAt = Infinity;
   /** Whether the store has let go of it: nothing of it is kept once the running turn ends. */
   closed = false;
   /** Whether it stays without a turn: it was created, or a turn was committed. */

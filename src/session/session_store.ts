@@ -17,7 +17,8 @@ import type { AcquireOptions, Hold } from "./turn_lock.ts";
 /** Options of {@linkcode SessionStore}. */
 export interface SessionStoreOptions {
   /**
-   * How long a session lives after its last turn, in milliseconds.
+   * How long a session lives after its last change, in milliseconds. A use that changes nothing, such as an export or a
+   * turn that fails, does not prolong it: nothing of it is on disk, and a restart has to find what was promised.
    * @default 1_800_000 (half an hour), with a journal 604_800_000 (a week)
    */
   ttlMs?: number;
@@ -124,6 +125,7 @@ export class SessionStore implements Disposable {
     }
     const session = new Session(name, { key });
     session.ttlMs = ttlMs;
+    session.expiresAt = Date.now() + (ttlMs ?? this.ttlMs);
     this.#setIdle(session);
     return session;
   }
@@ -180,8 +182,11 @@ export class SessionStore implements Disposable {
    */
   async commit(session: Session, delta: TranscriptDelta, ttlMs: number | undefined = session.ttlMs): Promise<void> {
     if (session.closed) return;
+    // Before the journal's own time, so that no session is promised for longer than it is kept.
+    const at = Date.now();
     await this.#journal?.append(session, delta, ttlMs);
     session.ttlMs = ttlMs;
+    session.expiresAt = at + (ttlMs ?? this.ttlMs);
     session.transcript.apply(delta);
     session.established = true;
     this.#gone.delete(session.key);
@@ -254,7 +259,6 @@ export class SessionStore implements Disposable {
       const { running, idle } = this.#of(session.name!.tenant);
       running.set(session.key, session);
       idle.delete(session.key);
-      session.expiresAt = undefined;
       this.#tiers.hold(session);
       return { session, hold };
     }
@@ -274,8 +278,6 @@ export class SessionStore implements Disposable {
   }
 
   #setIdle(session: Session): void {
-    const ttl = session.ttlMs ?? this.ttlMs;
-    session.expiresAt ??= Date.now() + ttl;
     this.#of(session.name!.tenant).idle.set(session.key, session, { ttl: Math.max(1, session.expiresAt - Date.now()) });
   }
 
@@ -292,8 +294,8 @@ export class SessionStore implements Disposable {
   }
 }
 
-/** Whether an idle session's time is over. */
-const isOver = ({ expiresAt }: Session): boolean => expiresAt !== undefined && expiresAt <= Date.now();
+/** Whether a session's time is over, and no turn holds it. */
+const isOver = ({ expiresAt, lock }: Session): boolean => expiresAt <= Date.now() && !lock.busy;
 
 /** Fills in the tenant. */
 export const sessionName = (id: string, tenant: string = DEFAULT_TENANT): SessionName => ({ tenant, id });

@@ -259,6 +259,28 @@ describe("SessionFiles", () => {
   });
 });
 
+test("a session is kept for as long as was promised, whatever came of it since its last change", async () => {
+  const first = await durableEngine(dataDir);
+  const { sessions } = first.engine;
+  await append(first, [1, 2, 3]);
+  const uses = [
+    () => sessions.export("s"),
+    () => sessions.evict("s"),
+    () => assert.rejects(sessions.rewind("s", { toTurn: 9 })),
+    async () => (await first.engine.start({ prompt: { ids: [4] }, session: { id: "s", mode: "append" } })).cancel(),
+    () => sessions.fork("s", { newId: "branch" }),
+  ];
+  for (const use of uses) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    await use();
+  }
+  const second = await durableEngine(dataDir);
+  for (const id of ["s", "branch"]) {
+    const [promised, kept] = [sessions.describe(id), second.engine.sessions.describe(id)];
+    assert.ok(kept.expiresAt! >= promised.expiresAt!, `${id} is kept ${promised.expiresAt! - kept.expiresAt!} ms less`);
+  }
+});
+
 describe("parked KV on disk", () => {
   const options = { parkedBudgetBytes: 100 * FAKE_BYTES_PER_TOKEN, parking: { pays: () => true } };
 

@@ -113,7 +113,7 @@ describe("SessionStore", () => {
   test("a session is gone the moment its TTL ends, before a timer goes off, and leaves nothing to the next", async () => {
     const { store, turn, backend } = setUp({ hot: 20, ttlMs: 20 });
     const [a, b] = [await turn("a", 3), await turn("b", 3)];
-    while (Date.now() <= b.expiresAt!);
+    while (Date.now() <= b.expiresAt);
     assert.deepEqual(store.list("t"), []);
     assert.throws(() => store.get(named("a")), /it is expired/);
     const { session } = await store.begin(named("b"));
@@ -127,8 +127,25 @@ describe("SessionStore", () => {
     const held = await store.begin(named("a"));
     await new Promise((resolve) => setTimeout(resolve, 400));
     assert.equal(held.session.kv.ids.length, 3);
+    assert.deepEqual(store.list("t"), [held.session]);
+    await store.commit(held.session, NOTHING);
     store.end(held);
     assert.equal(store.peek(named("a")), held.session);
+  });
+
+  test("what changes nothing does not prolong a session", async () => {
+    const { store, turn } = setUp({ hot: 10, ttlMs: 200 });
+    const session = await turn("a", 3);
+    const { expiresAt } = session;
+    const held = await store.take(named("a"));
+    const waiting = store.take(named("a"), { onBusy: "queue" });
+    while (Date.now() <= expiresAt);
+    store.end(held);
+    // Who came in time has its turn.
+    assert.equal(store.peek(named("a")), session);
+    store.end(await waiting);
+    assert.equal(session.expiresAt, expiresAt);
+    assert.throws(() => store.get(named("a")), { reason: "expired" });
   });
 
   test("a tenant with too many sessions loses the one it has not used for longest, and no other tenant does", async () => {
