@@ -40,7 +40,7 @@ export interface CacheReport {
   reason: CacheReason;
   /** Where the prompt leaves the transcript: token, and message where one differs. Absent where it does not. */
   firstDifference?: { token: number; message?: number };
-  /** Bytes of backend memory that the session holds after the turn. */
+  /** Bytes of backend memory that the session holds after the turn; 0 when it was deleted meanwhile. */
   bytes: number;
   /** Where the session's KV was before the turn. */
   stateBefore: KvState;

@@ -151,9 +151,10 @@ export class Turn {
   report(): CacheReport {
     const { reused, shared, fromPublic, forecast } = this.#parts;
     this.#cutKv();
-    const { kv, turn } = this.#session;
+    const { kv, turn, name, closed } = this.#session;
     const written = kv.ids.length - reused - fromPublic;
-    return { reused, shared, fromPublic, written, ...forecast, bytes: kv.hotBytes, turn };
+    const bytes = name && closed ? 0 : kv.hotBytes;
+    return { reused, shared, fromPublic, written, ...forecast, bytes, turn };
   }
 
   /**
@@ -177,8 +178,9 @@ export class Turn {
   }
 
   #cutKv(): void {
-    const { kv, transcript, name } = this.#session;
-    if (name !== undefined) kv.truncate(commonLength(kv.ids, transcript.ids, (a, b) => a === b));
+    const { kv, transcript, closed } = this.#session;
+    // What keeps nothing, or was deleted meanwhile, goes whole: until then it says what was evaluated.
+    if (!closed) kv.truncate(commonLength(kv.ids, transcript.ids, (a, b) => a === b));
   }
 }
 

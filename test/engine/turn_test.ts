@@ -283,4 +283,21 @@ describe("usage.cache", () => {
     const other = (await turn(engine, { ids: [...ids.slice(0, 4), 99, ...ids.slice(4)] })).end.usage.cache;
     assert.deepEqual([other.reason, other.firstDifference], ["token_mismatch", { token: 4 }]);
   });
+
+  test("counts what was evaluated when the session is deleted meanwhile, whatever it had before", async () => {
+    const { engine, backend } = fakeEngine();
+    backend.info.kvShares = true;
+    const prompt = { ids: Array.from({ length: 40 }, (_, i) => 1 + i) };
+    for (const id of ["s", "new"]) {
+      await turn(engine, prompt, {}, { ignoreEos: true });
+      const running = await engine.start({ prompt, maxTokens: 3, ignoreEos: true, session: { id } });
+      assert.equal(running.cachedTokens, 39);
+      await engine.sessions.delete(id);
+      const { written, reused, bytes } = (await collect(running)).end.usage.cache;
+      // The last token is not evaluated any more.
+      assert.deepEqual([reused, written, bytes], [39, 1 + 2, 0]);
+    }
+    await engine.sessions.delete("s");
+    assert.equal(backend.caches.size, 0);
+  });
 });
