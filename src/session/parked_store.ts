@@ -63,12 +63,7 @@ export class ParkedStore {
     { most, inMemory }: { most: number; inMemory: boolean },
   ): Promise<boolean> {
     const tokens = session.kv.ids.length;
-    if (inMemory && await this.#roomInMemory(session, most)) {
-      return await this.#promised("warm", most, async () => {
-        const data = await joinParts(parts, most);
-        session.kv.parked = { tokens, byteLength: data.byteLength, data };
-      });
-    }
+    if (inMemory && await this.#keepInMemory(session, tokens, parts, most)) return true;
     return await this.#keepOnDisk(session, tokens, parts, most);
   }
 
@@ -104,7 +99,7 @@ export class ParkedStore {
     if (parked && !parked.data) this.#removeFile(session);
   }
 
-  async #roomInMemory(session: Session, bytes: number): Promise<boolean> {
+  async #keepInMemory(session: Session, tokens: number, parts: KvParts, bytes: number): Promise<boolean> {
     if (bytes > this.warmBudgetBytes) return false;
     while (this.warmBytes + this.#coming.warm + bytes > this.warmBudgetBytes) {
       const idle = this.#members.takeIdle((other) => other !== session && other.kv.state === "warm");
@@ -112,7 +107,11 @@ export class ParkedStore {
       const kept = await this.moveToDisk(idle[0]);
       this.#letGo(idle, kept);
     }
-    return true;
+    // In the same moment in which there is room for it: others may be on their way out as well.
+    return await this.#promised("warm", bytes, async () => {
+      const data = await joinParts(parts, bytes);
+      session.kv.parked = { tokens, byteLength: data.byteLength, data };
+    });
   }
 
   async #keepOnDisk(session: Session, tokens: number, parts: KvParts, bytes: number): Promise<boolean> {

@@ -233,6 +233,15 @@ describe("KvTiers", () => {
     assert.equal(backend.caches.size, 1);
   });
 
+  test("sessions that leave at once do not both find the last room in host memory", async () => {
+    const { store, tiers, turn, kvOf } = setUp({ hot: 12, warmBytes: kib(6) });
+    await turn("a", 1);
+    await turn("b", 6);
+    const held = await store.begin(named("c"));
+    await tiers.reserve(held.session, kib(12));
+    assert.deepEqual([kvOf("a").state, kvOf("b").state, tiers.stats().warmBytes], ["warm", "cold", kib(1)]);
+  });
+
   test("KV that is faster to evaluate than to restore is dropped", async () => {
     const { turn, kvOf } = setUp({ hot: 5, warmBytes: kib(8), parking: { pays: () => false } });
     await turn("a", 4);
