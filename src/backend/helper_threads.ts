@@ -1,4 +1,5 @@
 import { Worker } from "../host/threads.ts";
+import { Mailbox } from "./mailbox.ts";
 
 /** What a helper says, or that it is gone before its time, and why. */
 export type HelperMessage = { message: unknown } | { failed: string };
@@ -9,22 +10,6 @@ export interface Helpers {
   tell(message: unknown): void;
   /** Calls `listener` with what they say, what they said before included. One listener. */
   hear(listener: (message: HelperMessage) => void): void;
-}
-
-/** Keeps messages until somebody hears them. */
-export class Mailbox<T> {
-  #listener: ((message: T) => void) | undefined;
-  readonly #unheard: T[] = [];
-
-  put(message: T): void {
-    if (this.#listener) this.#listener(message);
-    else this.#unheard.push(message);
-  }
-
-  hear(listener: (message: T) => void): void {
-    this.#listener = listener;
-    this.#unheard.splice(0).forEach((message) => listener(message));
-  }
 }
 
 /** Helpers of this thread, or of another one that `InferenceThread` relays for. Ends with `end()`. */

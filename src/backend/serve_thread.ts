@@ -1,8 +1,9 @@
 import { BackendUnavailableError } from "../errors.ts";
 import { exitThread, parentPort } from "../host/threads.ts";
-import { type HelperMessage, type Helpers, Mailbox } from "./helper_threads.ts";
+import type { HelperMessage, Helpers } from "./helper_threads.ts";
 import type { LoadProgress } from "./inference_thread.ts";
 import { exportPart, importPart } from "./kv_transfer.ts";
+import { Mailbox } from "./mailbox.ts";
 import type { ModelSession } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
 
