@@ -80,7 +80,9 @@ process.exit(0);
 async function readSpeed(): Promise<number> {
   const kernels = (await loadKernels())!;
   const { exports, memory } = kernels;
-  const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads));
+  const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads), (why) => {
+    throw new Error(`Cannot go on measuring: ${why}`);
+  });
   const pointer = exports.allocate(READ_BYTES) >>> 0;
   if (pointer === 0) throw new Error(`Cannot measure reading: the heap has no ${READ_BYTES} bytes`);
   // Memory that was never written is one page, which caches hold.

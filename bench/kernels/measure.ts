@@ -35,7 +35,10 @@ const { values: flags } = parseArgs({
 });
 const kernels = await loadVariant(flags.build as Variant);
 const { exports, memory, dots } = kernels;
-const pool = await ThreadPool.start(kernels, Number(flags.threads), startPoolThreads(Number(flags.threads)));
+const threads = Number(flags.threads);
+const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads), (why) => {
+  throw new Error(`Cannot go on measuring: ${why}`);
+});
 
 const mostRows = Math.max(...ROWS);
 const widest = Math.max(...SHAPES.map(([, k]) => k));

@@ -28,7 +28,7 @@ export interface LoadOptions {
   maxHeapBytes: number;
 }
 
-await serveThread(async ({ onProgress, helpers }) => {
+await serveThread(async ({ onProgress, fail, helpers }) => {
   const { modelDir, config, threads, kv, activations, memoryBudgetBytes, maxHeapBytes } = workerData as LoadOptions;
   const onnxPath = onnxFile(modelDir);
   const graph = readDecoderGraph(readOnnx(onnxPath), config);
@@ -41,7 +41,7 @@ await serveThread(async ({ onProgress, helpers }) => {
   const weightBytes = packedBytes(kernels, weights);
   const needs = { weightBytes, stagingBytes: stagingBytes(weights), config, threads };
   const kvRoomBytes = requireRoom(needs, { budgetBytes: memoryBudgetBytes, maxHeapBytes });
-  const pool = await ThreadPool.start(kernels, threads, helpers);
+  const pool = await ThreadPool.start(kernels, threads, helpers, fail);
   const session = new SimdSession(kernels, pool, config, weights, { kv, activations, kvRoomBytes }, onProgress);
   return { session, kind: kernels.variant, threads: pool.size };
 });

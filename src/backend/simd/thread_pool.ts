@@ -1,6 +1,7 @@
 import { BackendUnavailableError } from "../../errors.ts";
 import { type HelperMessage, type Helpers, HelperThreads } from "../helper_threads.ts";
 import type { Kernels, SharedKernels, Variant } from "./kernels.ts";
+import { RollCall } from "./roll_call.ts";
 
 /** What a thread of the pool is told to join. */
 export interface JoinOptions {
@@ -22,16 +23,16 @@ export function startPoolThreads(threads: number): HelperThreads {
 
 /**
  * Threads beside the calling one that share its passes, over one memory. Ends with `close()`.
- * While a pass runs they spin; 0.2 ms later they sleep. When one fails, the pass in flight traps.
+ * While a pass runs they spin; 0.2 ms later they sleep. When one traps, the pass in flight traps.
  */
 export class ThreadPool {
   readonly #kernels: Kernels;
   /** Threads in all. */
   readonly size: number;
   /** Settles when all threads are gone. */
-  readonly #gone: Promise<unknown>;
+  readonly #gone: Promise<void>;
 
-  private constructor(kernels: Kernels, size: number, gone: Promise<unknown>) {
+  private constructor(kernels: Kernels, size: number, gone: Promise<void>) {
     this.#kernels = kernels;
     this.size = size;
     this.#gone = gone;
@@ -40,19 +41,26 @@ export class ThreadPool {
   /**
    * @param threads in all, the calling one included; a build without threads has one
    * @param helpers of `startPoolThreads(threads)`, the caller's to end
+   * @param fail called when a thread ends later, before `close()`: the pool is of no use from then on
    * @throws {BackendUnavailableError} when a thread cannot be started
    */
-  static async start(kernels: Kernels, threads: number, helpers: Helpers): Promise<ThreadPool> {
+  static async start(
+    kernels: Kernels,
+    threads: number,
+    helpers: Helpers,
+    fail: (why: string) => void,
+  ): Promise<ThreadPool> {
     const { variant, module, memory } = kernels;
     const size = variant === "simd128" ? 1 : Math.max(1, threads);
-    const [ready, gone] = [new Roll(size - 1), new Roll(size - 1)];
+    const [ready, gone] = [new RollCall(size - 1), new RollCall(size - 1)];
     helpers.hear((said: HelperMessage) => {
-      if (!("failed" in said)) return (said.message === "ready" ? ready : gone).add();
-      for (const roll of [ready, gone]) roll.fail(new Error(said.failed));
+      if (!("failed" in said)) return (said.message === "ready" ? ready : gone).answer();
+      if (ready.missing > 0) ready.fail(new Error(said.failed));
+      else fail(`a thread that shares its passes failed, ${said.failed}`);
     });
     if (size > 1) helpers.tell({ variant, shared: { module, memory } } satisfies JoinOptions);
     try {
-      await ready.called;
+      await ready.allAnswered;
     } catch (cause) {
       throw new BackendUnavailableError(
         `Cannot start ${size} threads: ${(cause as Error).message}. Ask for fewer with THREADS`,
@@ -60,37 +68,12 @@ export class ThreadPool {
       );
     }
     kernels.exports.set_threads(size);
-    return new ThreadPool(kernels, size, gone.called);
+    return new ThreadPool(kernels, size, gone.allAnswered);
   }
 
   /** Sends the others home and waits until they are gone. No pass runs meanwhile. */
   async close(): Promise<void> {
     this.#kernels.exports.dismiss();
     await this.#gone;
-  }
-}
-
-/** Settles when so many have answered, or one cannot. */
-class Roll {
-  readonly #called = Promise.withResolvers<void>();
-  #left: number;
-
-  constructor(count: number) {
-    this.#left = count;
-    // Nobody may be waiting for a thread that fails.
-    this.#called.promise.catch(() => {});
-    if (count === 0) this.#called.resolve();
-  }
-
-  get called(): Promise<void> {
-    return this.#called.promise;
-  }
-
-  add(): void {
-    if (--this.#left === 0) this.#called.resolve();
-  }
-
-  fail(error: Error): void {
-    this.#called.reject(error);
   }
 }

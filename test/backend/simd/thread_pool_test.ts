@@ -8,7 +8,7 @@ import { BackendUnavailableError } from "../../../src/errors.ts";
 test("a pool has as many threads as were started for it, and sends them home", async () => {
   const kernels = await loadVariant("simd128-threads");
   const helpers = startPoolThreads(3);
-  const pool = await ThreadPool.start(kernels, 3, helpers);
+  const pool = await ThreadPool.start(kernels, 3, helpers, assert.fail);
   assert.equal(pool.size, 3);
   await pool.close();
   await helpers.end();
@@ -16,7 +16,7 @@ test("a pool has as many threads as were started for it, and sends them home", a
 
 test("a build without threads leaves those that were started alone", async () => {
   const helpers = startPoolThreads(2);
-  const pool = await ThreadPool.start(await loadVariant("simd128"), 2, helpers);
+  const pool = await ThreadPool.start(await loadVariant("simd128"), 2, helpers, assert.fail);
   assert.equal(pool.size, 1);
   await pool.close();
   await helpers.end();
@@ -27,7 +27,7 @@ test("a thread that ends before it can help is told of, however early that was",
   for (const waitMs of [0, 300]) {
     const helpers = new HelperThreads(new URL("./no_such_worker.ts", import.meta.url), 1);
     await new Promise((resolve) => setTimeout(resolve, waitMs));
-    await assert.rejects(ThreadPool.start(kernels, 2, helpers), (error: Error) => {
+    await assert.rejects(ThreadPool.start(kernels, 2, helpers, assert.fail), (error: Error) => {
       assert.ok(error instanceof BackendUnavailableError);
       assert.match(error.message, /^Cannot start 2 threads: .+\. Ask for fewer with THREADS$/s);
       return true;
