@@ -46,10 +46,7 @@ export class InferenceThread {
       else if (reply.type === "failed") this.#die(reply.message);
       else this.#settle(reply);
     });
-    worker.on("error", (error) => {
-      this.#die(`it failed: ${error instanceof Error ? error.message : error}`);
-      helpers?.end();
-    });
+    worker.on("error", (error) => this.#die(`it failed: ${error instanceof Error ? error.message : error}`));
     worker.on("exit", (code) => {
       this.#exited = true;
       helpers?.end();
@@ -135,16 +132,19 @@ export class InferenceThread {
     if (!this.#dead) this.#post({ type: "free", cacheId });
   }
 
-  /** Lets the pass in flight end, for a while, then ends the thread. What waits is rejected at once. */
+  /** Lets the pass in flight end, for a while, then ends the thread and its helpers. What waits is rejected at once. */
   async close(): Promise<void> {
     this.#die("the backend was closed");
-    if (this.#exited) return;
+    if (!this.#exited) await this.#end();
+    await this.#helpers?.end();
+  }
+
+  async #end(): Promise<void> {
     const exit = new Promise((resolve) => this.#worker.once("exit", resolve));
     this.#post({ type: "close" });
     const timer = setTimeout(() => this.#worker.terminate(), CLOSE_MS);
     await exit;
     clearTimeout(timer);
-    await this.#helpers?.end();
   }
 
   #post(request: Request, transfer: readonly ArrayBuffer[] = []): void {

@@ -16,8 +16,25 @@ let model: TinyModel;
 before(async () => void (model = await tinyModel()));
 after(async () => await model[Symbol.asyncDispose]());
 
+/** Takes its time to end. */
+class MortalHelpers extends HelperThreads {
+  ends = 0;
+  ended = 0;
+
+  constructor() {
+    super(new URL("./mortal_helper.ts", import.meta.url), THREADS - 1);
+  }
+
+  override async end(): Promise<void> {
+    this.ends++;
+    await super.end();
+    await sleep(100);
+    this.ended++;
+  }
+}
+
 /** A backend of our engine on these helpers, one after the other. */
-async function start(helpers: HelperThreads[], options: Pick<ThreadBackendOptions, "onCrash">) {
+async function start(helpers: HelperThreads[], options: Pick<ThreadBackendOptions, "restarts" | "onCrash">) {
   const { path: modelDir, config } = model;
   const heap = { memoryBudgetBytes: HEAP_BYTES, maxHeapBytes: HEAP_BYTES };
   const load: LoadOptions = { modelDir, config, threads: THREADS, kv: "f32", activations: "int8", ...heap };
@@ -33,7 +50,7 @@ async function start(helpers: HelperThreads[], options: Pick<ThreadBackendOption
 }
 
 test("a helper that dies while the engine serves takes the inference thread with it, which is replaced", async () => {
-  const mortal = new HelperThreads(new URL("./mortal_helper.ts", import.meta.url), THREADS - 1);
+  const mortal = new MortalHelpers();
   const crashes: string[] = [];
   const onCrash = ({ message }: Error) => crashes.push(message);
   await using backend = await start([mortal, startPoolThreads(THREADS)], { onCrash });
@@ -47,4 +64,20 @@ test("a helper that dies while the engine serves takes the inference thread with
   assert.equal(crashes.length, 1);
   const [again] = await backend.forward([{ tokenIds: IDS }]);
   assert.deepEqual(again!.logits, want!.logits);
+});
+
+test("disposing of a backend whose helper died waits for the helpers' end, and for nothing else", async () => {
+  for (const threadEnded of [false, true]) {
+    const mortal = new MortalHelpers();
+    const backend = await start([mortal], { restarts: false });
+    mortal.tell("die");
+    await backend.thread.died;
+    while (threadEnded && mortal.ends === 0) await sleep(5);
+    // Less than what a thread is given that does not end by itself.
+    const late = AbortSignal.timeout(4000);
+    await backend[Symbol.asyncDispose]();
+    assert.ok(!late.aborted);
+    assert.ok(mortal.ends > 0);
+    assert.equal(mortal.ended, mortal.ends);
+  }
 });
