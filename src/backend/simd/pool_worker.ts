@@ -1,12 +1,14 @@
-import { parentPort, workerData } from "../../host/threads.ts";
+import { exitThread, parentPort, workerData } from "../../host/threads.ts";
 import { loadVariant } from "./kernels.ts";
-import type { JoinOptions, PoolMessage } from "./thread_pool.ts";
+import type { PoolMessage, PoolOrder } from "./thread_pool.ts";
 
 /** From 1; 0 is the thread that coordinates. */
 const index = workerData as number;
 const post = (message: PoolMessage) => parentPort!.postMessage(message);
 
-parentPort!.on("message", async ({ variant, shared }: JoinOptions) => {
+parentPort!.on("message", async (order: PoolOrder) => {
+  if (order === "leave") return exitThread(0);
+  const { variant, shared } = order;
   const { exports } = await loadVariant(variant, { shared });
   post("ready");
   try {

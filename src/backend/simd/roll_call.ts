@@ -3,9 +3,9 @@ export class RollCall {
   readonly #all = Promise.withResolvers<void>();
   #missing: number;
 
+  /** @param count one or more */
   constructor(count: number) {
     this.#missing = count;
-    if (count === 0) this.#all.resolve();
   }
 
   /** Resolves when all have answered; rejects when one failed before. */

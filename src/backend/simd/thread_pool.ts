@@ -3,11 +3,14 @@ import { type HelperMessage, type Helpers, HelperThreads } from "../helper_threa
 import type { Kernels, SharedKernels, Variant } from "./kernels.ts";
 import { RollCall } from "./roll_call.ts";
 
-/** What a thread of the pool is told to join. */
+/** What a thread of the pool joins. */
 export interface JoinOptions {
   variant: Variant;
   shared: SharedKernels;
 }
+
+/** What a thread of the pool is told: what to join, or that it is not needed. */
+export type PoolOrder = JoinOptions | "leave";
 
 /** What a thread of the pool says: that it is about to help, and that it will no more. */
 export type PoolMessage = "ready" | "gone";
@@ -39,7 +42,7 @@ export class ThreadPool {
   }
 
   /**
-   * @param threads in all, the calling one included; a build without threads has one
+   * @param threads in all, the calling one included; a build without threads has one, and ends the helpers
    * @param helpers of `startPoolThreads(threads)`, the caller's to end
    * @param fail called when a thread ends later, before `close()`: the pool is of no use from then on
    * @throws {BackendUnavailableError} when a thread cannot be started
@@ -52,13 +55,18 @@ export class ThreadPool {
   ): Promise<ThreadPool> {
     const { variant, module, memory } = kernels;
     const size = variant === "simd128" ? 1 : Math.max(1, threads);
+    if (size === 1) {
+      // They were started before it was known which build it is.
+      helpers.tell("leave" satisfies PoolOrder);
+      return new ThreadPool(kernels, size, Promise.resolve());
+    }
     const [ready, gone] = [new RollCall(size - 1), new RollCall(size - 1)];
     helpers.hear((said: HelperMessage) => {
       if (!("failed" in said)) return (said.message === "ready" ? ready : gone).answer();
       if (ready.missing > 0) ready.fail(new Error(said.failed));
       else fail(`a thread that shares its passes failed, ${said.failed}`);
     });
-    if (size > 1) helpers.tell({ variant, shared: { module, memory } } satisfies JoinOptions);
+    helpers.tell({ variant, shared: { module, memory } } satisfies PoolOrder);
     try {
       await ready.allAnswered;
     } catch (cause) {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { HelperThreads } from "../../../src/backend/helper_threads.ts";
+import { type HelperMessage, HelperThreads } from "../../../src/backend/helper_threads.ts";
 import { loadVariant } from "../../../src/backend/simd/kernels.ts";
 import { startPoolThreads, ThreadPool } from "../../../src/backend/simd/thread_pool.ts";
 import { BackendUnavailableError } from "../../../src/errors.ts";
@@ -14,10 +14,13 @@ test("a pool has as many threads as were started for it, and sends them home", a
   await helpers.end();
 });
 
-test("a build without threads leaves those that were started alone", async () => {
-  const helpers = startPoolThreads(2);
-  const pool = await ThreadPool.start(await loadVariant("simd128"), 2, helpers, assert.fail);
+test("a build without threads sends those that were started home at once", async () => {
+  const helpers = startPoolThreads(3);
+  const pool = await ThreadPool.start(await loadVariant("simd128"), 3, helpers, assert.fail);
   assert.equal(pool.size, 1);
+  const said: HelperMessage[] = [];
+  await new Promise<void>((resolve) => helpers.hear((message) => said.push(message) === 2 && resolve()));
+  assert.deepEqual(said, [{ failed: "it ended by itself" }, { failed: "it ended by itself" }]);
   await pool.close();
   await helpers.end();
 });
