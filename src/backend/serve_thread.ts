@@ -1,11 +1,16 @@
 import { BackendUnavailableError } from "../errors.ts";
 import { exitThread, parentPort } from "../host/threads.ts";
+import type { RowResult } from "./backend.ts";
 import type { HelperMessage, Helpers } from "./helper_threads.ts";
 import type { LoadProgress } from "./inference_thread.ts";
 import { exportPart, importPart } from "./kv_transfer.ts";
 import { Mailbox } from "./mailbox.ts";
 import type { ModelSession } from "./model_session.ts";
 import type { Reply, Request } from "./thread_protocol.ts";
+
+type SendReply = (message: Reply, transfer?: ArrayBuffer[]) => void;
+
+type SessionRequest = Exclude<Request, { type: "helper" }>;
 
 /** What loading a model has to do with. */
 export interface LoadContext {
@@ -24,18 +29,44 @@ export async function serveThread(
   load: (context: LoadContext) => Promise<{ session: ModelSession; kind: string; threads: number }>,
 ): Promise<void> {
   const port = parentPort!;
-  const reply = (message: Reply, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
-  const replyError = (error: unknown) => {
-    const { name, message } = error instanceof Error ? error : new Error(String(error));
-    reply({ type: "error", name, message });
+  const reply: SendReply = (message, transfer = []) => port.postMessage(message, transfer);
+  const fail = (message: string) => {
+    reply({ type: "failed", message });
+    exitThread(1);
   };
-  const end = async (session: ModelSession, code: number): Promise<void> => {
-    await session.close?.();
-    exitThread(code);
+  const onProgress: LoadProgress = (step, fraction) => reply({ type: "progress", step, fraction });
+  const said = new Mailbox<HelperMessage>();
+  const helpers: Helpers = {
+    tell: (message) => reply({ type: "tell", message }),
+    hear: (listener) => said.hear(listener),
   };
+  const loaded = Promise.withResolvers<ModelSession>();
+  const run = loaded.promise.then((session) => requestRunner(session, reply));
+  let last = Promise.resolve();
+  port.on("message", (request: Request) => {
+    if (request.type === "helper") return said.put(request.said);
+    last = last.then(async () => (await run)(request)).catch(async (error) => {
+      if (!(error instanceof WebAssembly.RuntimeError)) return replyError(reply, error);
+      // A trap leaves the module's memory in the middle of something: no pass may follow it.
+      replyError(reply, new BackendUnavailableError(`Cannot finish the pass: the engine trapped, ${error.message}`));
+      await end(await loaded.promise, 1);
+    });
+  });
+  try {
+    const { session, kind, threads } = await load({ onProgress, fail, helpers });
+    loaded.resolve(session);
+    const { detail, device, heapBytes, kvRoomBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
+    reply({ type: "ready", kind, detail, device, heapBytes, kvRoomBytes, threads, rowsPerPass, kvUnit });
+  } catch (error) {
+    replyError(reply, error);
+  }
+}
+
+/** Does what requests ask of the session, one at a time. */
+function requestRunner(session: ModelSession, reply: SendReply): (request: SessionRequest) => Promise<void> {
   /** Nobody waits for a fork: one that could not be made fails where it is used. */
   const failedForks = new Map<number, Error>();
-  const fork = async (session: ModelSession, cacheId: number, toId: number, length: number): Promise<void> => {
+  const fork = async (cacheId: number, toId: number, length: number): Promise<void> => {
     try {
       requireForked([{ cacheId }]);
       await session.forkCache(cacheId, toId, length);
@@ -50,7 +81,7 @@ export async function serveThread(
       if (error) throw error;
     }
   };
-  const run = async (session: ModelSession, request: Exclude<Request, { type: "helper" }>): Promise<void> => {
+  return async (request) => {
     switch (request.type) {
       case "close":
         return await end(session, 0);
@@ -58,7 +89,7 @@ export async function serveThread(
         failedForks.delete(request.cacheId);
         return session.freeCache(request.cacheId);
       case "fork":
-        return await fork(session, request.cacheId, request.toId, request.length);
+        return await fork(request.cacheId, request.toId, request.length);
       case "stats":
         return reply({ type: "stats", stats: session.stats() });
       case "export": {
@@ -69,44 +100,31 @@ export async function serveThread(
       case "import":
         await importPart(session.kv, request);
         return reply({ type: "imported", buffer: request.buffer }, [request.buffer]);
+      case "run": {
+        requireForked(request.rows);
+        const results = await session.run(request.rows);
+        return reply({ type: "results", results }, buffersOf(results));
+      }
     }
-    requireForked(request.rows);
-    const results = await session.run(request.rows);
-    // A ranking is small: it is copied.
-    const buffers = results.flatMap(({ logits, hiddenStates, layers = [] }) => [
-      logits.buffer,
-      hiddenStates?.buffer,
-      ...layers.flatMap(({ queries, keys, values, weights }) => [queries, keys, values, weights]).map((a) => a.buffer),
-    ]);
-    reply({ type: "results", results }, buffers.filter((buffer) => buffer instanceof ArrayBuffer));
   };
-  try {
-    const fail = (message: string) => {
-      reply({ type: "failed", message });
-      exitThread(1);
-    };
-    const onProgress: LoadProgress = (step, fraction) => reply({ type: "progress", step, fraction });
-    const said = new Mailbox<HelperMessage>();
-    const helpers: Helpers = {
-      tell: (message) => reply({ type: "tell", message }),
-      hear: (listener) => said.hear(listener),
-    };
-    const loaded = Promise.withResolvers<ModelSession>();
-    let last = Promise.resolve();
-    port.on("message", (request: Request) => {
-      if (request.type === "helper") return said.put(request.said);
-      last = last.then(async () => run(await loaded.promise, request)).catch(async (error) => {
-        if (!(error instanceof WebAssembly.RuntimeError)) return replyError(error);
-        // A trap leaves the module's memory in the middle of something: no pass may follow it.
-        replyError(new BackendUnavailableError(`Cannot finish the pass: the engine trapped, ${error.message}`));
-        await end(await loaded.promise, 1);
-      });
-    });
-    const { session, kind, threads } = await load({ onProgress, fail, helpers });
-    loaded.resolve(session);
-    const { detail, device, heapBytes, kvRoomBytes, rowsPerPass, kv: { unit: kvUnit } } = session;
-    reply({ type: "ready", kind, detail, device, heapBytes, kvRoomBytes, threads, rowsPerPass, kvUnit });
-  } catch (error) {
-    replyError(error);
-  }
+}
+
+/** What may be handed over of results. A ranking is small: it is copied. */
+function buffersOf(results: readonly RowResult[]): ArrayBuffer[] {
+  const buffers = results.flatMap(({ logits, hiddenStates, layers = [] }) => [
+    logits.buffer,
+    hiddenStates?.buffer,
+    ...layers.flatMap(({ queries, keys, values, weights }) => [queries, keys, values, weights]).map((a) => a.buffer),
+  ]);
+  return buffers.filter((buffer) => buffer instanceof ArrayBuffer);
+}
+
+function replyError(reply: SendReply, error: unknown): void {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  reply({ type: "error", name, message });
+}
+
+async function end(session: ModelSession, code: number): Promise<void> {
+  await session.close?.();
+  exitThread(code);
 }
