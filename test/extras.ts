@@ -6,12 +6,12 @@
  *
  * It makes a Python environment in `.cache/` for itself; python3 with venv has to be there.
  */
-import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fetchSourcePackage, SOURCE_PACKAGE } from "../models/source_package.ts";
+import { spawnGroup } from "./process_group.ts";
 import { withoutProducers } from "./wasm/without_producers.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -33,20 +33,20 @@ let failed = 0;
 /** A line for each extra that failed. */
 const failures: string[] = [];
 
+/** What takes longer hangs: it is ended, and a failure. `run.ts` has a shorter limit, and says what it was. */
+const LIMIT_MS = 35 * 60_000;
+
 /** Runs a command, shows what it prints, and resolves to its status and last line. */
 function run(command: string, args: string[], env: Record<string, string> = {}) {
   console.log(`\n$ ${[command.split("/").pop(), ...args].join(" ")}`);
   return new Promise<{ code: number; lastLine: string }>((resolve, reject) => {
-    const child = spawn(command, args, {
+    const child = spawnGroup(command, args, {
       cwd: root,
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "inherit"],
-      // What hangs is ended, and a failure.
-      timeout: 30 * 60_000,
-      killSignal: "SIGKILL",
-    });
+    }, LIMIT_MS);
     let text = "";
-    child.stdout.on("data", (chunk) => {
+    child.stdout!.on("data", (chunk) => {
       process.stdout.write(chunk);
       text = (text + chunk).slice(-10_000);
     });
