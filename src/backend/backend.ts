@@ -37,9 +37,13 @@ export interface ForwardRow {
   inspect?: readonly number[];
 }
 
+/** Of more candidates than so many a token is chosen from all logits. */
+export const MOST_RANKED = 256;
+
 /** A draw of tokens, as `SamplingParams` describes it, with nothing that depends on earlier ones. */
 export interface Draw {
   temperature: number;
+  /** `MOST_RANKED` at most. */
   topK: number;
   topP: number;
   minP: number;

@@ -1,4 +1,4 @@
-import type { Draw, TopLogits } from "../backend/backend.ts";
+import { type Draw, MOST_RANKED, type TopLogits } from "../backend/backend.ts";
 import { applyPenalties } from "./logits_processors.ts";
 import { createRandom, type Random } from "./random.ts";
 import type { SamplingParams } from "./sampling_params.ts";
@@ -10,9 +10,6 @@ export interface SampledToken {
   /** Natural logarithm of its probability in the distribution it was drawn from; of all tokens when greedy. */
   logprob: number;
 }
-
-/** More than so many candidates are chosen from all logits. */
-const MOST_RANKED = 256;
 
 /** Candidates of the first try at a cut that reads no more of the vocabulary than it must. */
 const FIRST_CANDIDATES = 256;
@@ -42,10 +39,13 @@ export class Sampler {
     return topK > 0 && topK <= MOST_RANKED ? topK : undefined;
   }
 
-  /** How the next `count` tokens will be drawn; `undefined` when they are not, or by more than their own logits. */
+  /**
+   * How the next `count` tokens will be drawn; `undefined` when they are not, or by more than their own logits, or among
+   * more than a backend ranks.
+   */
   upcoming(count: number): Draw | undefined {
-    if (!this.#draws || !this.#takesLogitsAsTheyAre) return undefined;
     const { temperature, topK, topP, minP } = this.#params;
+    if (!this.#draws || !this.#takesLogitsAsTheyAre || topK > MOST_RANKED) return undefined;
     return { temperature, topK, topP, minP, randoms: this.#random.upcoming(count) };
   }
 

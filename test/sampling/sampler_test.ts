@@ -175,3 +175,12 @@ test("wanted is absent where all logits are needed", () => {
     ]
   ) assert.equal(wanted(params), undefined);
 });
+
+test("upcoming() tells of draws that are by a token's own logits, and among no more than are ranked", () => {
+  const upcoming = (params: Partial<SamplingParams>) => new Sampler(resolve(params)).upcoming(3);
+  assert.equal(upcoming({ topP: 0.9 })!.randoms.length, 3);
+  assert.equal(upcoming({ topK: 256 })!.topK, 256);
+  for (const params of [{ topK: 257 }, { temperature: 0 }, { doSample: false }, { repetitionPenalty: 1.1 }]) {
+    assert.equal(upcoming(params), undefined);
+  }
+});
