@@ -21,7 +21,10 @@ export function withCapture(options: InferenceSession.SessionOptions): Inference
 /** Of a run that is not to be captured. */
 export const UNCAPTURED: InferenceSession.RunOptions = { extra: { gpu_graph_id: "-1" } };
 
-/** Of runs on the same buffers: the first is captured, the others replay it. @param id one for each set of buffers */
+/**
+ * Of runs on the same buffers: the first is captured, the second replays it and is written down by `recorded_step.ts`,
+ * which makes the others without onnxruntime. @param id one for each set of buffers
+ */
 export function captured(id: number): InferenceSession.RunOptions {
   return { extra: { gpu_graph_id: String(id) } };
 }
