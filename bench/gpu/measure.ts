@@ -8,12 +8,16 @@ import { bestId, promptIds } from "./reference.ts";
 export interface Speeds {
   prefill: { tokens: number; chunk: number; firstMs: number; bestMs: number; tokensPerS: number }[];
   decode: { context: number; ahead: number; ms: number; tokensPerS: number; sameIds: boolean }[];
-  /** Decode that draws tokens, begun as far ahead as is best. */
-  drawn: { context: number; sampling: string; ms: number; tokensPerS: number }[];
+  /** Decode that draws tokens. */
+  drawn: { context: number; sampling: string; ahead: number; ms: number; tokensPerS: number }[];
 }
 
-/** Ways to draw: from the best, and from all of the vocabulary. */
-const SAMPLINGS = { "top_k 50, top_p 0.9": { topK: 50, topP: 0.9 }, "temperature 0.7": { temperature: 0.7 } };
+/** Ways to draw: from the best, from all of the vocabulary, and from as much of it as top-p keeps. */
+const SAMPLINGS = {
+  "top_k 50, top_p 0.9": { topK: 50, topP: 0.9 },
+  "temperature 0.7": { temperature: 0.7 },
+  "temperature 0.7, top_p 0.95": { temperature: 0.7, topP: 0.95 },
+};
 
 /** Options of {@linkcode measure}. */
 export interface MeasureOptions {
@@ -29,7 +33,7 @@ export interface MeasureOptions {
   repeats: number;
 }
 
-/** Prefill from an empty cache, then greedy decode token by token as the engine asks for it. */
+/** Prefill from an empty cache, then decode token by token as the engine asks for it, greedy and drawn. */
 export async function measure(backend: Backend, options: MeasureOptions): Promise<Speeds> {
   const { vocabSize, prefills, contexts, aheads, decodeTokens, repeats } = options;
   const speeds: Speeds = { prefill: [], decode: [], drawn: [] };
@@ -74,11 +78,10 @@ export async function measure(backend: Backend, options: MeasureOptions): Promis
       speeds.decode.push({ context, ahead, ms, tokensPerS: 1000 / ms, sameIds: text === wanted });
     }
     for (const [sampling, params] of Object.entries(SAMPLINGS)) {
-      const { ms } = await decode(
-        new Sampler(resolveSamplingParams({ doSample: true, seed: 1, ...params })),
-        decodeTokens,
-      );
-      speeds.drawn.push({ context, sampling, ms, tokensPerS: 1000 / ms });
+      for (const ahead of aheads) {
+        const { ms } = await decode(new Sampler(resolveSamplingParams({ doSample: true, seed: 1, ...params })), ahead);
+        speeds.drawn.push({ context, sampling, ahead, ms, tokensPerS: 1000 / ms });
+      }
     }
   }
   return speeds;
