@@ -23,7 +23,7 @@ interface Step {
 const ID_BYTES = 8;
 
 /** A cache with the steps that were begun before they were asked for. */
-export class Stream {
+export class DecodeStream {
   readonly kv: GpuKv;
   /** The id that the GPU chose for the first of `ahead`, once known. */
   nextId: number | undefined;
@@ -90,7 +90,7 @@ export class DecodeSteps {
    * Evaluates a row of one token, perhaps begun already, and begins with others after it.
    * @throws {OutOfMemoryError} when the GPU has no room
    */
-  async next(stream: Stream, row: SessionRow): Promise<RowResult> {
+  async next(stream: DecodeStream, row: SessionRow): Promise<RowResult> {
     const { start, tokenIds: [id], top, ahead = 0, draw } = row;
     const [begun] = stream.ahead;
     const isBegun = begun?.start === start && begun.top === top && stream.nextId === id;
@@ -106,7 +106,7 @@ export class DecodeSteps {
     return { logits: new Float32Array(bytes, 0, this.#parts.vocabSize) };
   }
 
-  async #first(stream: Stream, row: SessionRow): Promise<Step> {
+  async #first(stream: DecodeStream, row: SessionRow): Promise<Step> {
     const { start, tokenIds: [id] } = row;
     await stream.dropAhead();
     await stream.kv.reserve(start + 1, start);
@@ -120,7 +120,7 @@ export class DecodeSteps {
    * @param row that was asked for; the step is for it, or for one after it
    * @param start tokens before the step's
    */
-  async #begin(stream: Stream, { start: from, top, draw }: SessionRow, start: number): Promise<Step> {
+  async #begin(stream: DecodeStream, { start: from, top, draw }: SessionRow, start: number): Promise<Step> {
     const { device, runner, ring, ranking, reads, vocabSize } = this.#parts;
     const kv = stream.kv.buffers;
     const wanted = { positions: { buffer: this.#position, count: 1 }, logits: this.#logits };

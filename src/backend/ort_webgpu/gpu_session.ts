@@ -1,7 +1,7 @@
 import type { ModelConfig } from "../../model/model_config.ts";
 import type { BackendStats, RowResult } from "../backend.ts";
 import { checkKvBytes, logitsPositions, type ModelSession, type SessionRow, type WholeKv } from "../model_session.ts";
-import { DecodeSteps, Stream } from "./decode_steps.ts";
+import { DecodeSteps, DecodeStream } from "./decode_steps.ts";
 import { GpuKv, gpuKvTokenBytes, type KvFormat } from "./gpu_kv.ts";
 import { Usage } from "./gpu_usage.ts";
 import { GraphRunner } from "./graph_runner.ts";
@@ -51,7 +51,7 @@ export class GpuSession implements ModelSession {
   readonly #ranking: Ranking;
   readonly #reads: ReadBack;
   readonly #steps: DecodeSteps;
-  readonly #streams = new Map<number, Stream>();
+  readonly #streams = new Map<number, DecodeStream>();
 
   /** @param load called again, for a graph that cannot capture, when a stream outgrows the window of attention */
   static async create(
@@ -125,7 +125,7 @@ export class GpuSession implements ModelSession {
   }
 
   async forkCache(cacheId: number, toId: number, length: number): Promise<void> {
-    this.#streams.set(toId, new Stream(await this.#stream(cacheId).kv.fork(length)));
+    this.#streams.set(toId, new DecodeStream(await this.#stream(cacheId).kv.fork(length)));
   }
 
   async #export(cacheId: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -148,10 +148,10 @@ export class GpuSession implements ModelSession {
     this.#device.destroy();
   }
 
-  #stream(cacheId: number | undefined): Stream {
+  #stream(cacheId: number | undefined): DecodeStream {
     const known = cacheId === undefined ? undefined : this.#streams.get(cacheId);
     if (known) return known;
-    const stream = new Stream(new GpuKv(this.#device, this.#format, this.#pool));
+    const stream = new DecodeStream(new GpuKv(this.#device, this.#format, this.#pool));
     if (cacheId !== undefined) this.#streams.set(cacheId, stream);
     return stream;
   }

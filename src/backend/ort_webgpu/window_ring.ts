@@ -1,4 +1,4 @@
-import type { Stream } from "./decode_steps.ts";
+import type { DecodeStream } from "./decode_steps.ts";
 import { gpuKvCapacity, gpuKvTokenBytes, type KvFormat } from "./gpu_kv.ts";
 import { Usage } from "./gpu_usage.ts";
 import type { GraphRun, GraphRunner } from "./graph_runner.ts";
@@ -53,7 +53,7 @@ export class WindowRing {
   /** A bind group for each layer's keys and values. */
   readonly #groups = new WeakMap<KvBuffers, GPUBindGroup[]>();
   #ring: KvBuffers | undefined;
-  #owner: Stream | undefined;
+  #owner: DecodeStream | undefined;
 
   constructor(parts: WindowRingParts) {
     const { device, rotary: { cos, sin }, window } = parts;
@@ -75,7 +75,7 @@ export class WindowRing {
    * @throws {OutOfMemoryError} when the GPU has no room for the ring
    */
   async run(
-    stream: Stream,
+    stream: DecodeStream,
     start: number,
     { positions, logits }: Pick<GraphRun, "positions" | "logits">,
   ): Promise<GPUCommandEncoder> {
