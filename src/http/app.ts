@@ -48,7 +48,7 @@ export function createApp(engine: Engine | Promise<Engine>, options: AppOptions 
   if (keys.length === 0) app.use(loopbackHostOnly(), oneTenant());
   else app.use(requireKey(keys));
   // Not JSON, and larger than what is.
-  app.route("/", sessionImportRoute(service));
+  app.route("/", sessionImportRoute(service, answers));
   app.use(jsonBodyOnly());
   const maxSize = options.maxBodyBytes ?? 2 ** 20;
   app.use(bodyLimit({

@@ -1,6 +1,7 @@
 import { Hono } from "hono";
 import { HTTPException } from "hono/http-exception";
 import { CapsuleError } from "../errors.ts";
+import type { Answers } from "./answers.ts";
 import { defined, parse } from "./parse.ts";
 import { readBytes } from "./read_bytes.ts";
 import { importQuery } from "./session_schema.ts";
@@ -10,7 +11,7 @@ import type { Service } from "./service.ts";
 import type { AppEnv } from "./tenants.ts";
 
 /** `POST /v1/sessions/import?id=…&replace=true`: a session out of a capsule, the body. */
-export function sessionImportRoute(service: Service): Hono<AppEnv> {
+export function sessionImportRoute(service: Service, answers: Answers): Hono<AppEnv> {
   return new Hono<AppEnv>().post("/v1/sessions/import", async (c) => {
     const type = c.req.header("content-type") ?? "";
     // As with JSON: a form on another site cannot send this type.
@@ -30,6 +31,8 @@ export function sessionImportRoute(service: Service): Hono<AppEnv> {
       tenant: c.get("tenant"),
       ...defined({ id, replace }),
     });
+    // Of the one that it took the place of, as of one that is deleted.
+    if (replace) answers.forget(c.get("tenant"), session.id);
     const kv = { kv_tokens: kvTokens, kv_refused: kvRefused ?? null };
     return c.json({ ...sessionView(session), ...kv }, 201, { location: locationOf(session.id) });
   });

@@ -190,4 +190,16 @@ describe("DELETE /v1/streams/:id", () => {
     await send(a, "DELETE", "/v1/sessions/s");
     assert.equal(await code(await get(a, path)), "404 stream_not_found");
   });
+
+  test("of a session that a capsule takes the place of nothing is kept", async () => {
+    const { app: a } = app();
+    await post(a, "/v1/sessions", { id: "s" });
+    const capsule = new Uint8Array(await (await post(a, "/v1/sessions/s/export", {})).arrayBuffer());
+    const { path } = await readAndLeave(a, 2, { ...going, max_tokens: 5 });
+    assert.equal(sseEvents(await (await get(a, path)).text()).at(-1)!.data, "[DONE]");
+    const headers = { "content-type": "application/octet-stream" };
+    const taken = await send(a, "POST", "/v1/sessions/import?replace=true", capsule, { headers });
+    assert.equal(taken.status, 201);
+    assert.equal(await code(await get(a, path)), "404 stream_not_found");
+  });
 });
