@@ -35,7 +35,7 @@ export class CacheLayout {
 
   /** Remembers which commit a branch or tag is. */
   async setRef(revision: string, commit: string): Promise<void> {
-    if (!COMMIT.test(revision)) await writeWhole(join(this.root, "refs", revision), commit);
+    if (!COMMIT.test(revision)) await this.#put(join(this.root, "refs", revision), (path) => writeFile(path, commit));
   }
 
   /** Makes a file of a snapshot a link to its blob, a relative one: the cache can be moved. */
@@ -43,9 +43,7 @@ export class CacheLayout {
     const at = join(this.snapshot(commit), path);
     const target = relative(dirname(at), this.blob(id));
     if (await readlink(at).catch(() => undefined) === target) return;
-    await mkdir(dirname(at), { recursive: true });
-    await rm(at, { force: true });
-    await symlink(target, at);
+    await this.#put(at, (path) => symlink(target, path));
   }
 
   /** What a snapshot has to have, if it was pulled by us. */
@@ -61,7 +59,7 @@ export class CacheLayout {
   }
 
   setManifest(commit: string, manifest: SnapshotManifest): Promise<void> {
-    return writeWhole(this.#manifestPath(commit), JSON.stringify(manifest));
+    return this.#put(this.#manifestPath(commit), (path) => writeFile(path, JSON.stringify(manifest)));
   }
 
   /** Whether every file is there with its size. Contents are `verify`'s. */
@@ -70,6 +68,22 @@ export class CacheLayout {
       if (await sizeOf(join(this.snapshot(commit), path)) !== size) return false;
     }
     return true;
+  }
+
+  /**
+   * Makes a file elsewhere and renames it, so that nobody sees half of it, and two that make the same one at once both
+   * can. The name is nobody else's: a process id is not, in containers all are 1.
+   */
+  async #put(at: string, make: (path: string) => Promise<void>): Promise<void> {
+    const beside = join(this.root, ".hearth", `${crypto.randomUUID()}.new`);
+    for (const path of [beside, at]) await mkdir(dirname(path), { recursive: true });
+    try {
+      await make(beside);
+      await rename(beside, at);
+    } catch (error) {
+      await rm(beside, { force: true });
+      throw error;
+    }
   }
 
   #manifestPath = (commit: string): string => join(this.root, ".hearth", `${commit}.json`);
@@ -100,11 +114,3 @@ export async function sizeOf(path: string): Promise<number | undefined> {
 
 /** Whether there is anything at a path, a dangling link included. */
 export const isThere = (path: string): Promise<boolean> => lstat(path).then(() => true, () => false);
-
-/** Writes a small file so that nobody sees half of it. */
-async function writeWhole(path: string, text: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  const beside = `${path}.${process.pid}.new`;
-  await writeFile(beside, text);
-  await rename(beside, path);
-}

@@ -146,6 +146,17 @@ describe("pullModel()", () => {
     assert.deepEqual((await blobs()).filter((name) => name.includes(".")), []);
   });
 
+  test("two at once make one snapshot of blobs that are there", async () => {
+    await pull();
+    for (let round = 0; round < 5; round++) {
+      for (const folder of ["snapshots", "refs", ".hearth"]) await rm(join(cache().root, folder), { recursive: true });
+      const [{ commit }] = await Promise.all([pull(), pull(), pull()]);
+      assert.equal(await cache().commitOf("main"), commit);
+      assert.ok(await cache().isWhole(commit, (await cache().manifest(commit))!));
+      assert.deepEqual(await readdir(join(cache().root, ".hearth")), [`${commit}.json`]);
+    }
+  });
+
   test("takes over the lock of a process that is gone", async () => {
     const id = await weightsId();
     await mkdir(join(cache().root, "blobs"), { recursive: true });
