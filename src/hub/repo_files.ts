@@ -81,7 +81,8 @@ export async function listRepoFiles(
     return { commit, files: [...files.values()] };
   } catch (cause) {
     if (cause instanceof HubApiError) throw refused(`${name}@${revision}`, cause.statusCode, cause);
-    if (cause instanceof z.ZodError || cause instanceof SyntaxError) {
+    // The hub's client takes for granted what JSON says: `null` in place of a page or an entry is a TypeError of its own.
+    if (cause instanceof z.ZodError || cause instanceof SyntaxError || cause instanceof TypeError) {
       const what = cause instanceof z.ZodError ? z.prettifyError(cause) : printable(cause.message);
       throw new DownloadError(`Cannot use what the hub says of ${name}: ${what}`, { cause });
     }

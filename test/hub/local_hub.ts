@@ -32,7 +32,9 @@ export type ListingFault =
   /** Pages without an entry, each of which names the next one. */
   | "endless pages"
   /** The next page is elsewhere, or wants a password. */
-  | { next: string };
+  | { next: string }
+  /** Pages that are no list of entries. */
+  | { pages: unknown };
 
 /** A request as it came. */
 export interface SeenRequest {
@@ -125,9 +127,10 @@ export class LocalHub implements AsyncDisposable {
     const half = Math.ceil(entries.length / 2);
     const fault = this.listingFault;
     const tree = `${this.url}/api/models/${this.name}/tree/${this.commit}?recursive=true&expand=false&cursor=`;
-    const next = typeof fault === "object" ? fault.next : `${tree}${Number(cursor ?? 1) + 1}`;
+    const next = typeof fault === "object" && "next" in fault ? fault.next : `${tree}${Number(cursor ?? 1) + 1}`;
     if (fault === "endless pages") json(response, [], 200, { link: `<${next}>; rel="next"` });
     else if (typeof fault === "string") misspeak(response, fault);
+    else if (fault && "pages" in fault) json(response, fault.pages);
     else if (cursor) json(response, entries.slice(half));
     else json(response, entries.slice(0, half), 200, { link: `<${next}>; rel="next"` });
   }

@@ -273,6 +273,11 @@ describe("pullModel()", () => {
       await rejectsSaying(pull(), /^Cannot use what the hub says of /);
     }
     hub.alsoListed.length = 0;
+    for (const pages of [null, {}, 5, [null]]) {
+      hub.listingFault = { pages };
+      await rejectsSaying(pull(), /^Cannot use what the hub says of /);
+    }
+    hub.listingFault = undefined;
     hub.commit = "../../../outside";
     await rejectsSaying(pull(), /^Cannot use what the hub says of /);
     assert.deepEqual(await readdir(cacheDir), []);
