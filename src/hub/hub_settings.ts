@@ -15,7 +15,8 @@ const HUB_URL = "https://huggingface.co";
 
 /**
  * Reads `HF_ENDPOINT`, `HF_TOKEN` (or the file that `hf auth login` writes), and `HF_HUB_CACHE` or `HF_HOME`, as
- * huggingface_hub does.
+ * huggingface_hub does: `~` and variables in a path are expanded, since no shell has seen those of a service or an
+ * `.env` file. An empty variable counts as absent.
  * https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
  * @throws {RangeError} when `HF_ENDPOINT` is no URL, or has a user or password in it, which no request may have
  */
@@ -29,19 +30,24 @@ export function readHubSettings(): HubSettings {
   if (username || password) {
     throw new RangeError(`Cannot use HF_ENDPOINT of ${host}: it has a user or password, wanted HF_TOKEN for that`);
   }
-  const cacheDir = env.HF_HUB_CACHE ?? env.HUGGINGFACE_HUB_CACHE ?? join(home(), "hub");
+  const cacheDir = folder("HF_HUB_CACHE") ?? folder("HUGGINGFACE_HUB_CACHE") ?? join(home(), "hub");
   return { endpoint, token: env.HF_TOKEN?.trim() || savedToken(), cacheDir: resolve(cacheDir) };
 }
 
-function home(): string {
-  const { env } = process;
-  return env.HF_HOME ?? join(env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "huggingface");
-}
+const home = (): string =>
+  folder("HF_HOME") ?? join(folder("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
 
 function savedToken(): string | undefined {
   try {
-    return readFileSync(process.env.HF_TOKEN_PATH ?? join(home(), "token"), "utf8").trim() || undefined;
+    return readFileSync(folder("HF_TOKEN_PATH") ?? join(home(), "token"), "utf8").trim() || undefined;
   } catch {
     return undefined;
   }
+}
+
+/** The path that a variable has, expanded as Python's `expanduser` and `expandvars` do. */
+function folder(name: string): string | undefined {
+  const { env } = process;
+  return env[name]?.trim().replace(/^~(?=\/|$)/, () => homedir())
+    .replace(/\$(?:(\w+)|\{(\w+)\})/g, (whole, plain, braced) => env[plain ?? braced] ?? whole) || undefined;
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { resolve } from "node:path";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
 import { getHFHubCachePath } from "@huggingface/hub";
 import { readHubSettings } from "../../src/hub/hub_settings.ts";
 
@@ -22,6 +23,20 @@ describe("readHubSettings()", () => {
       Object.assign(process.env, env);
       assert.equal(readHubSettings().cacheDir, resolve(getHFHubCachePath()), JSON.stringify(env));
     }
+  });
+
+  test("expands what a shell would, as huggingface_hub does, and takes an empty variable as absent", () => {
+    const hub = join(homedir(), ".cache", "huggingface", "hub");
+    for (const name of NAMES.slice(1)) {
+      for (const empty of ["", " "]) {
+        process.env[name] = empty;
+        assert.equal(readHubSettings().cacheDir, hub, name);
+      }
+    }
+    Object.assign(process.env, { HF_HOME: "~/models", XDG_CACHE_HOME: "/x" });
+    assert.equal(readHubSettings().cacheDir, join(homedir(), "models", "hub"));
+    process.env.HF_HUB_CACHE = "$XDG_CACHE_HOME/a/${XDG_CACHE_HOME}/~/$no_such_variable";
+    assert.equal(readHubSettings().cacheDir, "/x/a/x/~/$no_such_variable");
   });
 
   test("refuses an endpoint that cannot be asked, and does not show its password", () => {
