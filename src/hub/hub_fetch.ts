@@ -24,7 +24,7 @@ const TRY_AGAIN: ReadonlySet<number> = new Set([429, 500, 502, 503, 504]);
  * the hub is busy or the connection fails; and refuses to begin anywhere else, or as anybody else, since the hub's own
  * answers name URLs. Other statuses are the caller's.
  * @param whole answers are read whole, within these limits, as a part of the request. @default they are the caller's
- * @throws {DownloadError} when it stays busy or cannot be reached
+ * @throws {DownloadError} when it stays busy or cannot be reached; at once when no header can have the token
  */
 export function hubFetch(
   { endpoint, token }: HubSettings,
@@ -33,6 +33,12 @@ export function hubFetch(
 ): typeof fetch {
   const { attempts = 5, backoffMs = 1000, maxRetryAfterMs = 120_000, timeoutMs = 30_000 } = options;
   const origin = new URL(endpoint).origin;
+  // A runtime's own message about such a header shows it.
+  if (token && !/^[!-~]+$/.test(token)) {
+    throw new DownloadError(
+      'Cannot use HF_TOKEN="…", or the token that is saved: it has white space or other than ASCII in it',
+    );
+  }
 
   const once = async (url: URL, init: RequestInit): Promise<Response> => {
     for (let hops = 0;; hops++) {

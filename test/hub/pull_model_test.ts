@@ -239,6 +239,13 @@ describe("pullModel()", () => {
     assert.deepEqual(tokens("storage"), new Set([undefined]));
   });
 
+  test("refuses a token that no header can have, and does not show it", async () => {
+    for (const token of ["hf_sesame\nhf_sesame", "“hf_sesame”", "hf_sesame hf_sesame"]) {
+      await rejectsSaying(pull({}, token), /^Cannot use HF_TOKEN="…"(?!.*sesame)/s);
+    }
+    assert.deepEqual(hub.seen, []);
+  });
+
   test("refuses paths that lead out of the cache or are not the same everywhere", async () => {
     const paths = [
       "../x.json",
