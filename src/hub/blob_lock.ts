@@ -21,8 +21,7 @@ export async function lockPartial(partial: string, signal?: AbortSignal): Promis
       break;
     } catch (cause) {
       if ((cause as { code?: string }).code !== "EEXIST") throw cause;
-      if (await isLeft(path)) await rm(path, { force: true });
-      else await sleep(POLL_MS, undefined, { signal });
+      if (!await isLeft(path) || !await removeLeft(path)) await sleep(POLL_MS, undefined, { signal });
     }
   }
   const beat = setInterval(() => {
@@ -36,6 +35,28 @@ export async function lockPartial(partial: string, signal?: AbortSignal): Promis
       if (await readFile(path, "utf8").catch(() => "") === me) await rm(path, { force: true });
     },
   };
+}
+
+/**
+ * Removes a lock that was left. One process at a time: of two that saw it, the slower one would remove the lock that the
+ * faster one has made since. What a process leaves that is killed meanwhile is removed later.
+ * @returns whether it was this one's turn
+ */
+async function removeLeft(path: string): Promise<boolean> {
+  const turn = `${path}.left.lock`;
+  try {
+    await writeFile(turn, "", { flag: "wx" });
+  } catch (cause) {
+    if ((cause as { code?: string }).code !== "EEXIST") throw cause;
+    if (await isLeft(turn)) await rm(turn, { force: true });
+    return false;
+  }
+  try {
+    if (await isLeft(path)) await rm(path, { force: true });
+  } finally {
+    await rm(turn, { force: true });
+  }
+  return true;
 }
 
 async function isLeft(path: string): Promise<boolean> {
