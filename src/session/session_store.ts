@@ -189,7 +189,8 @@ export class SessionStore implements Disposable {
     session.expiresAt = at + (ttlMs ?? this.ttlMs);
     session.transcript.apply(delta);
     session.established = true;
-    this.#gone.delete(session.key);
+    // One that was deleted meanwhile is gone for a reason.
+    if (!session.closed) this.#gone.delete(session.key);
   }
 
   /**

@@ -69,6 +69,21 @@ describe("SessionStore", () => {
     assert.equal(store.stats().sessions, 0);
   });
 
+  test("a session that is deleted while its turn is written is gone, and says why", async () => {
+    const written = Promise.withResolvers<void>();
+    const { store } = setUp({ hot: 100, journal: { ...JOURNAL, append: () => written.promise } });
+    const held = await store.begin(named("a"));
+    const commit = store.commit(held.session, NOTHING);
+    assert.equal(await store.delete(named("a")), true);
+    written.resolve();
+    await commit;
+    store.end(held);
+    assert.throws(
+      () => store.get(named("a")),
+      (error) => error instanceof SessionGoneError && error.reason === "deleted",
+    );
+  });
+
   test("tenants do not see each other's sessions", async () => {
     const { store, turn } = setUp({ hot: 100 });
     await turn("a", 3);
