@@ -126,13 +126,7 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   }
 
   async remove(key: string): Promise<void> {
-    await this.#inOrder(key, async () => {
-      this.#sizes.delete(key);
-      this.#unreadable.delete(key);
-      this.#undeleted.add(key);
-      await this.#removing(this.#log(key), this.#kv(key));
-      this.#undeleted.delete(key);
-    });
+    await this.#inOrder(key, () => this.#remove(key));
   }
 
   unreadable(key: string): string | undefined {
@@ -140,11 +134,12 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   }
 
   async discard(key: string): Promise<boolean> {
-    // What expired may still be on its way out.
-    await this.#tails.get(key);
-    const was = this.#unreadable.has(key) || this.#undeleted.has(key);
-    if (was) await this.remove(key);
-    return was;
+    // In its place: what expired may still be on its way out, and a new session's first turn comes after.
+    return await this.#inOrder(key, async () => {
+      const was = this.#unreadable.has(key) || this.#undeleted.has(key);
+      if (was) await this.#remove(key);
+      return was;
+    });
   }
 
   async writeParked(session: Session, tokens: number, parts: KvParts): Promise<ParkedKv> {
@@ -215,6 +210,14 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
 
   #header({ name, createdAt }: Session): LogHeader {
     return { ...name!, createdAt, model: this.#model };
+  }
+
+  async #remove(key: string): Promise<void> {
+    this.#sizes.delete(key);
+    this.#unreadable.delete(key);
+    this.#undeleted.add(key);
+    await this.#removing(this.#log(key), this.#kv(key));
+    this.#undeleted.delete(key);
   }
 
   async #removeKv(key: string): Promise<void> {

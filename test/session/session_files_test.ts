@@ -139,6 +139,23 @@ describe("SessionFiles", () => {
     assert.throws(() => first.engine.sessions.inspect("s"), { reason: "deleted" });
   });
 
+  test("delete() that is done again takes nothing of a session that came after it", async () => {
+    const first = await durableEngine(dataDir);
+    await append(first, [1, 2, 3]);
+    // The log goes, and then the disk refuses.
+    const parked = (await filesEnding(".log"))[0]!.replace(/log$/, "kv");
+    await mkdir(join(parked, "something"), { recursive: true });
+    await first.engine.sessions.fork("s", { newId: "other" });
+    const deletions = [first.engine.sessions.delete("s"), first.engine.sessions.delete("s")];
+    const made = first.engine.sessions.fork("other", { newId: "s" });
+    for (const deletion of deletions) await assert.rejects(deletion, StorageError);
+    await made;
+    await append(first, [4]);
+    await rm(parked, { recursive: true });
+    const second = await durableEngine(dataDir);
+    assert.deepEqual(second.engine.sessions.inspect("s").ids, first.engine.sessions.inspect("s").ids);
+  });
+
   test("rewinds and forks survive", async () => {
     const first = await durableEngine(dataDir);
     await append(first, [1, 2, 3]);
