@@ -49,6 +49,8 @@ interface TenantSessions {
 
 /** Reasons remembered for sessions that are gone. */
 const MAX_GONE = 10_000;
+/** Longest that a timer waits, in milliseconds: one that is to wait for longer goes off at once, again and again. */
+const MAX_TIMER_MS = 2 ** 31 - 2;
 
 /**
  * Sessions by tenant and id. One is either idle (in an LRU cache, with a TTL) or has a running turn, never both.
@@ -233,7 +235,8 @@ export class SessionStore implements Disposable {
     const known = this.#tenants.get(tenant);
     if (known) return known;
     const idle = new LRUCache<string, Session>({
-      ttl: this.ttlMs,
+      // Each session has its own.
+      ttl: MAX_TIMER_MS,
       // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
       ttlAutopurge: true,
       // Its timers go off late; until then what is over is ours to find and to forget.
@@ -279,7 +282,9 @@ export class SessionStore implements Disposable {
   }
 
   #setIdle(session: Session): void {
-    this.#of(session.name!.tenant).idle.set(session.key, session, { ttl: Math.max(1, session.expiresAt - Date.now()) });
+    const left = Math.max(1, session.expiresAt - Date.now());
+    // 0 is no timer: who lives for so long is found to be over when it is looked for.
+    this.#of(session.name!.tenant).idle.set(session.key, session, { ttl: left < MAX_TIMER_MS ? left : 0 });
   }
 
   #missing(name: SessionName): never {

@@ -163,6 +163,27 @@ describe("SessionStore", () => {
     assert.throws(() => store.get(named("a")), { reason: "expired" });
   });
 
+  test("a session that lives for longer than a timer can wait has none", async () => {
+    const { setTimeout } = globalThis;
+    const waits: number[] = [];
+    globalThis.setTimeout = ((work: () => void, ms: number) => {
+      waits.push(ms);
+      return setTimeout(work, Math.min(ms, 1000));
+    }) as typeof setTimeout;
+    try {
+      const { store } = setUp({ hot: 100, ttlMs: Infinity });
+      for (const ttlMs of [undefined, 30 * 24 * 3600_000, 3600_000]) {
+        const held = await store.begin(named(`${ttlMs}`));
+        await store.commit(held.session, NOTHING, ttlMs);
+        store.end(held);
+      }
+      assert.equal(store.list("t").length, 3);
+    } finally {
+      globalThis.setTimeout = setTimeout;
+    }
+    assert.deepEqual(waits.filter((ms) => ms > 1000).map((ms) => Math.round(ms / 3600_000)), [1]);
+  });
+
   test("a tenant with too many sessions loses the one it has not used for longest, and no other tenant does", async () => {
     const { store, turn, backend } = setUp({ hot: 100, maxSessions: 2 });
     await turn("a", 3, "other");
