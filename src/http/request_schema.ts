@@ -25,7 +25,7 @@ const generation = z.object({
   max_completion_tokens: tokenLimit,
   max_new_tokens: tokenLimit,
   temperature: z.number().min(0).max(100).nullish(),
-  top_p: z.number().gt(0).max(1).nullish(),
+  top_p: z.number().min(0).max(1).nullish(),
   top_k: z.int().min(0).nullish(),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().positive().nullish(),
@@ -134,14 +134,16 @@ function toRequest(
   // Greedy unless the request asks for chance: a repeated call then gives a repeated answer.
   const { temperature, top_p, top_k, min_p } = body;
   const asksForChance = (temperature ?? top_p ?? top_k ?? min_p) != null;
+  // OpenAI has 0 for both: no chance, and the likeliest token alone.
+  const isGreedy = temperature === 0 || top_p === 0;
   return {
     prompt,
     maxTokens,
     sampling: {
-      doSample: asksForChance && temperature !== 0,
+      doSample: asksForChance && !isGreedy,
       ...defined({
         temperature: temperature === 0 ? undefined : temperature,
-        topP: top_p,
+        topP: top_p === 0 ? undefined : top_p,
         topK: top_k,
         minP: min_p,
         repetitionPenalty: body.repetition_penalty,

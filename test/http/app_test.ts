@@ -123,6 +123,9 @@ describe("POST /v1/chat/completions", () => {
     assert.equal(await ask({ temperature: 0 }), greedy);
     assert.equal(await ask({ temperature: 9, seed: 7 }), await ask({ temperature: 9, seed: 7 }));
     assert.notEqual(await ask({ temperature: 9, seed: 7 }), greedy);
+    for (const none of [{ temperature: 0 }, { top_p: 0 }]) {
+      assert.equal(await ask({ top_k: 50, seed: 7, ...none }), greedy);
+    }
   });
 });
 
