@@ -54,6 +54,9 @@ const chatBody = generation.extend({
   n: z.literal(1, "wanted 1: one answer a request").nullish(),
   logprobs: z.literal(false, "wanted false: log probabilities are not served").nullish(),
   tools: z.array(z.unknown()).max(0, "wanted none: tools are not served").nullish(),
+  // What tools were called before.
+  functions: z.array(z.unknown()).max(0, "wanted none: functions are not served").nullish(),
+  modalities: z.array(z.literal("text", `wanted "text": nothing else is served`)).nullish(),
   response_format: z.object({ type: z.literal("text", `wanted "text": no other format is served`) }).nullish(),
 });
 
