@@ -3,8 +3,9 @@ import type { TenantKey } from "../http/tenants.ts";
 
 // What can stand in an Authorization header: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 const KEYS = "wanted keys of letters, digits and -._~+/";
-const key = z.string().regex(/^[\w.~+/-]+=*$/, KEYS);
-const keys = z.union([key, z.array(key).min(1)], KEYS);
+/** One key. */
+export const apiKey = z.string().regex(/^[\w.~+/-]+=*$/, KEYS);
+const keys = z.union([apiKey, z.array(apiKey).min(1)], KEYS);
 const tenants = z.record(z.string(), keys).refine(
   (byName) => Object.keys(byName).every((name) => /^[\w.-]{1,64}$/.test(name)),
   "wanted names of at most 64 letters, digits and -._",

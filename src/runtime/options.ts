@@ -4,7 +4,7 @@ import type { UnsafeOptions } from "../backend/ort_webgpu/inference_worker.ts";
 import type { ActivationType, KvType } from "../backend/simd/wasm_engine.ts";
 import type { PromptLookupMode } from "../engine/draft_length.ts";
 import type { TenantKey } from "../http/tenants.ts";
-import { parseApiKeys } from "./api_keys.ts";
+import { apiKey, parseApiKeys } from "./api_keys.ts";
 
 /** What the environment can set. */
 export interface ServerOptions {
@@ -50,7 +50,7 @@ const environment = z.object({
     z.array(z.enum(["read", "unvalidated"])),
   ).default([]),
   PROMPT_LOOKUP: z.enum(["auto", "always", "off"]).default("auto"),
-  API_KEY: text,
+  API_KEY: text.pipe(apiKey.optional()),
   API_KEYS: text,
   DATA_DIR: text,
   PUBLIC_PROMPTS: text,

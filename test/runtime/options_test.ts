@@ -168,5 +168,11 @@ test("parseEnvironment() refuses keys that mean nothing or two things, without s
       return error instanceof RangeError;
     });
   }
+  assert.equal(parseEnvironment({ API_KEY: " k\n" }).apiKey, "k");
+  // No Authorization header could say it.
+  assert.throws(
+    () => parseEnvironment({ API_KEY: "open sesame!" }),
+    /^RangeError: Cannot use API_KEY="…": wanted keys of/,
+  );
   assert.throws(() => parseEnvironment({ API_KEY: "k", API_KEYS: "ada:k" }), /the key that API_KEY has/);
 });
