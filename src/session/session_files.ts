@@ -120,6 +120,8 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
           this.#sizes.set(session.key, { bytes: bytes.length, wholeBytes: bytes.length });
         }
       } catch (cause) {
+        // A new file may have its name already, and nobody is told of the session.
+        if (!size) await this.#remove(session.key).catch(() => {});
         throw storageError("keep the turn", cause);
       }
     });

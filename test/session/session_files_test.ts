@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, beforeEach, describe, test } from "node:test";
@@ -154,6 +154,28 @@ describe("SessionFiles", () => {
     await rm(parked, { recursive: true });
     const second = await durableEngine(dataDir);
     assert.deepEqual(second.engine.sessions.inspect("s").ids, first.engine.sessions.inspect("s").ids);
+  });
+
+  test("a new session that the disk refused at the last is not there after a restart", async () => {
+    const first = await durableEngine(dataDir);
+    const folder = await open(dataDir);
+    const handle = Object.getPrototypeOf(folder) as typeof folder;
+    await folder.close();
+    const { sync } = handle;
+    let syncs = 0;
+    // The file's own is the first, the folder's the second.
+    handle.sync = function () {
+      return ++syncs === 2 ? Promise.reject(new Error("EIO")) : sync.call(this);
+    };
+    try {
+      await assert.rejects(first.engine.sessions.create({ id: "s" }), StorageError);
+    } finally {
+      handle.sync = sync;
+    }
+    assert.throws(() => first.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
+    assert.deepEqual(await filesEnding(".log"), []);
+    const second = await durableEngine(dataDir);
+    assert.throws(() => second.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
   });
 
   test("rewinds and forks survive", async () => {
