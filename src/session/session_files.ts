@@ -3,7 +3,15 @@ import { chmod, mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { StorageError } from "../errors.ts";
 import type { KvParts } from "../kv/kv_parts.ts";
-import { appendToFile, cutFile, PRIVATE_FILE, PRIVATE_FOLDER, removeFiles, replaceFile } from "./durable_file.ts";
+import {
+  appendToFile,
+  cutFile,
+  PRIVATE_FILE,
+  PRIVATE_FOLDER,
+  removeFiles,
+  replaceFile,
+  syncFolder,
+} from "./durable_file.ts";
 import type { FolderLock } from "./folder_lock.ts";
 import { hashIds, readKvFile, readKvHeader, writeKvFile } from "./kv_file.ts";
 import type { KvFiles } from "./parked_store.ts";
@@ -217,18 +225,23 @@ export class SessionFiles implements SessionJournal, KvFiles, Disposable {
   async #remove(key: string): Promise<void> {
     this.#sizes.delete(key);
     this.#unreadable.delete(key);
+    const again = this.#undeleted.has(key);
     this.#undeleted.add(key);
-    await this.#removing(this.#log(key), this.#kv(key));
+    await this.#removing(async () => {
+      await removeFiles(this.#log(key), this.#kv(key));
+      // The files may have gone, and only this been refused.
+      if (again) await syncFolder(this.#folder);
+    });
     this.#undeleted.delete(key);
   }
 
   async #removeKv(key: string): Promise<void> {
-    await this.#removing(this.#kv(key));
+    await this.#removing(() => removeFiles(this.#kv(key)));
   }
 
-  async #removing(...paths: string[]): Promise<void> {
+  async #removing(work: () => Promise<unknown>): Promise<void> {
     try {
-      await removeFiles(...paths);
+      await work();
     } catch (cause) {
       throw storageError("delete the session", cause);
     }

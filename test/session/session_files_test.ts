@@ -36,6 +36,23 @@ async function filesEnding(end: string): Promise<string[]> {
   return names.filter((name) => name.endsWith(end)).map((name) => join(dataDir, name));
 }
 
+/** Does something while the disk refuses the n-th file or folder that is to be on it. */
+async function refusingSync(n: number, work: () => Promise<void>): Promise<void> {
+  const folder = await open(dataDir);
+  const handle = Object.getPrototypeOf(folder) as typeof folder;
+  await folder.close();
+  const { sync } = handle;
+  let syncs = 0;
+  handle.sync = function () {
+    return ++syncs === n ? Promise.reject(new Error("EIO")) : sync.call(this);
+  };
+  try {
+    await work();
+  } finally {
+    handle.sync = sync;
+  }
+}
+
 describe("SessionFiles", () => {
   test("a session is there after a restart, word for word, and goes on", async () => {
     const first = await durableEngine(dataDir);
@@ -158,24 +175,22 @@ describe("SessionFiles", () => {
 
   test("a new session that the disk refused at the last is not there after a restart", async () => {
     const first = await durableEngine(dataDir);
-    const folder = await open(dataDir);
-    const handle = Object.getPrototypeOf(folder) as typeof folder;
-    await folder.close();
-    const { sync } = handle;
-    let syncs = 0;
     // The file's own is the first, the folder's the second.
-    handle.sync = function () {
-      return ++syncs === 2 ? Promise.reject(new Error("EIO")) : sync.call(this);
-    };
-    try {
-      await assert.rejects(first.engine.sessions.create({ id: "s" }), StorageError);
-    } finally {
-      handle.sync = sync;
-    }
+    await refusingSync(2, () => assert.rejects(first.engine.sessions.create({ id: "s" }), StorageError));
     assert.throws(() => first.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
     assert.deepEqual(await filesEnding(".log"), []);
     const second = await durableEngine(dataDir);
     assert.throws(() => second.engine.sessions.inspect("s"), { name: "SessionNotFoundError" });
+  });
+
+  test("delete() that is done again waits for the disk, also where the files have gone", async () => {
+    const { engine } = await durableEngine(dataDir);
+    await engine.sessions.create({ id: "s" });
+    for (let n = 0; n < 2; n++) {
+      await refusingSync(1, () => assert.rejects(engine.sessions.delete("s"), StorageError));
+      assert.deepEqual(await filesEnding(".log"), []);
+    }
+    assert.deepEqual([await engine.sessions.delete("s"), await engine.sessions.delete("s")], [true, false]);
   });
 
   test("rewinds and forks survive", async () => {
