@@ -40,9 +40,13 @@ export class KvMembers implements Iterable<Session> {
     this.#reserved.delete(session);
   }
 
-  /** The least recently used idle session that nobody holds, and a hold on it. */
-  takeIdle(wanted: (session: Session) => boolean): [Session, Hold] | undefined {
+  /**
+   * The least recently used idle session that nobody holds, and a hold on it.
+   * @param before one that only those used less lately are to make room for
+   */
+  takeIdle(wanted: (session: Session) => boolean, before?: Session): [Session, Hold] | undefined {
     for (const session of this.#all) {
+      if (session === before) return undefined;
       const hold = this.#reserved.has(session) || !wanted(session) ? undefined : session.lock.tryWork();
       if (hold) return [session, hold];
     }

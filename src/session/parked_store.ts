@@ -86,7 +86,7 @@ export class ParkedStore {
 
   /** Takes over what is in a session's file, if the budget has room for it; else the file goes. */
   adopt(session: Session, parked: ParkedKv): void {
-    if (this.diskBytes + parked.byteLength > this.diskBudgetBytes) return this.#removeFile(session);
+    if (!this.#makeDiskRoom(session, parked.byteLength)) return this.#removeFile(session);
     session.kv.parked = parked;
     for (const id of session.transcript.ids.slice(0, parked.tokens)) session.kv.ids.push(id);
     this.#members.add(session);
@@ -102,7 +102,7 @@ export class ParkedStore {
   async #keepInMemory(session: Session, tokens: number, parts: KvParts, bytes: number): Promise<boolean> {
     if (bytes > this.warmBudgetBytes) return false;
     while (this.warmBytes + this.#coming.warm + bytes > this.warmBudgetBytes) {
-      const idle = this.#members.takeIdle((other) => other !== session && other.kv.state === "warm");
+      const idle = this.#members.takeIdle(({ kv }) => kv.state === "warm", session);
       if (!idle) return false;
       const kept = await this.moveToDisk(idle[0]);
       this.#letGo(idle, kept);
@@ -116,12 +116,7 @@ export class ParkedStore {
 
   async #keepOnDisk(session: Session, tokens: number, parts: KvParts, bytes: number): Promise<boolean> {
     const files = this.#files;
-    if (!files || bytes > this.diskBudgetBytes || session.name === undefined) return false;
-    while (this.diskBytes + this.#coming.disk + bytes > this.diskBudgetBytes) {
-      const idle = this.#members.takeIdle((other) => other !== session && other.kv.state === "parked");
-      if (!idle) return false;
-      this.#letGo(idle, false);
-    }
+    if (!files || session.name === undefined || !this.#makeDiskRoom(session, bytes)) return false;
     try {
       return await this.#promised("disk", bytes, async () => {
         session.kv.parked = await files.writeParked(session, tokens, parts);
@@ -130,6 +125,17 @@ export class ParkedStore {
       this.#removeFile(session);
       return false;
     }
+  }
+
+  /** Drops what is on disk of sessions that were used less lately. @returns whether there is room then */
+  #makeDiskRoom(session: Session, bytes: number): boolean {
+    if (bytes > this.diskBudgetBytes) return false;
+    while (this.diskBytes + this.#coming.disk + bytes > this.diskBudgetBytes) {
+      const idle = this.#members.takeIdle(({ kv }) => kv.state === "parked", session);
+      if (!idle) return false;
+      this.#letGo(idle, false);
+    }
+    return true;
   }
 
   /** Counts bytes while they are on their way, so that two at once do not both find the room. */

@@ -364,6 +364,25 @@ describe("parked KV on disk", () => {
     assert.equal((await durableEngine(dataDir, options)).engine.sessions.inspect("s").state, "parked");
   });
 
+  test("an engine that ends keeps what was used last, as far as the budget goes", async () => {
+    const first = await durableEngine(dataDir, { ...options, parkedBudgetBytes: 13 * FAKE_BYTES_PER_TOKEN });
+    for (const id of ["a", "b", "c", "d"]) {
+      await collect(
+        first.engine.generate({ prompt: { ids: [1, 2, 3] }, maxTokens: 4, ignoreEos: true, session: { id } }),
+      );
+      // Already there, and used less lately than what is to come.
+      if (id === "a") await first.engine.sessions.park(id);
+    }
+    await first.engine[Symbol.asyncDispose]();
+    const statesWith = async (options: object) => {
+      const { sessions } = (await durableEngine(dataDir, options)).engine;
+      return ["a", "b", "c", "d"].map((id) => sessions.describe(id).state);
+    };
+    assert.deepEqual(await statesWith(options), ["cold", "cold", "parked", "parked"]);
+    const smaller = { ...options, parkedBudgetBytes: 7 * FAKE_BYTES_PER_TOKEN };
+    assert.deepEqual(await statesWith(smaller), ["cold", "cold", "cold", "parked"]);
+  });
+
   const damages: Record<string, (bytes: Uint8Array) => Uint8Array> = {
     "flipped in a bit": (bytes) => bytes.map((byte, i) => i === bytes.length - 10 ? byte ^ 1 : byte),
     "flipped in a bit of its checksum": (bytes) => bytes.map((byte, i) => i === bytes.length - 1 ? byte ^ 1 : byte),
