@@ -159,6 +159,8 @@ export class Sequence {
     const { backend, kv, prefillChunk } = this.#parts;
     const movedTo = error instanceof BackendUnavailableError ? await backend.recover?.() : undefined;
     if (!movedTo) throw error;
+    // Cancelled while it waited, between passes: the session is free, and may be another turn's by now.
+    this.#parts.signal.throwIfAborted();
     const ids = [...kv.ids];
     kv.disposeCache();
     kv.ids.length = 0;

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import { FallbackBackend } from "../../src/backend/fallback_backend.ts";
 import { Engine } from "../../src/engine/engine.ts";
+import type { GenerateEvent } from "../../src/engine/generate_request.ts";
 import { BackendUnavailableError } from "../../src/errors.ts";
 import { createApp } from "../../src/http/app.ts";
 import { FakeBackend } from "../fakes/fake_backend.ts";
@@ -48,6 +50,32 @@ test("a turn whose backend fails goes on elsewhere with the same tokens, whereve
       assert.equal(turn.type, "end");
     }),
   );
+});
+
+test("a turn that is cancelled while its backend is replaced leaves the session to the next one", async () => {
+  const { engine: { model }, backend: second } = fakeEngine();
+  const first = new FakeBackend({ vocabSize: model.config.vocabSize });
+  const started = Promise.withResolvers<FakeBackend>();
+  const backend = new FallbackBackend(first, () => started.promise);
+  const engine = new Engine(model, backend, { kvBudgetBytes: 2 ** 30, prefillChunk: 8 });
+  const request = { prompt: { ids: [1, 2, 3] }, maxTokens: 5, ignoreEos: true, session: { id: "s" } };
+  await Array.fromAsync(engine.generate(request));
+  const longer = { ...request, prompt: { ids: Array.from({ length: 30 }, (_, i) => i) } };
+  first.failure = first.failNext = new BackendUnavailableError("Cannot run the model: it is gone");
+  const cancelled = await engine.start(longer);
+  const read = Array.fromAsync(cancelled);
+  await setImmediate();
+  await setImmediate();
+  cancelled.cancel();
+  await cancelled.settled;
+  const next = Array.fromAsync(engine.generate(longer));
+  await setImmediate();
+  started.resolve(second);
+  await assert.rejects(read, { name: "AbortError" });
+  const { engine: whole } = fakeEngine();
+  const tokens = (events: GenerateEvent[]) => events.filter(({ type }) => type === "token");
+  assert.deepEqual(tokens(await next), tokens(await Array.fromAsync(whole.generate(longer))));
+  assert.equal(second.caches.size + first.caches.size, 1);
 });
 
 test("a chat stream says what it goes on with", async () => {
