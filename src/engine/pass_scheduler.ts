@@ -106,12 +106,14 @@ export class PassScheduler {
   }
 
   async #forward(pass: readonly Waiting[]): Promise<void> {
+    const lost = pass.some(({ row }) => row.cache?.lost);
     try {
       const results = await this.#backend.forward(pass.map(({ row }) => row));
       pass.forEach(({ resolve }, i) => resolve(results[i]!));
     } catch (error) {
-      // The caches are as before. One row that cannot be held is no reason to refuse the others.
-      const divide = pass.length > 1 && (error instanceof OutOfMemoryError || error instanceof RangeError);
+      // The caches are as before. One row that cannot be held, or whose KV went with a thread before, is no reason to
+      // refuse the others.
+      const divide = pass.length > 1 && (lost || error instanceof OutOfMemoryError || error instanceof RangeError);
       if (divide) {
         for (const waiting of pass) await this.#forward([waiting]);
         return;

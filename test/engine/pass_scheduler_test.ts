@@ -3,6 +3,7 @@ import { describe, test } from "node:test";
 import type { ForwardRow, RowResult } from "../../src/backend/backend.ts";
 import { PassScheduler } from "../../src/engine/pass_scheduler.ts";
 import { OutOfMemoryError } from "../../src/errors.ts";
+import { FakeBackend } from "../fakes/fake_backend.ts";
 
 /** Records what each pass was made of; a row's result is its own first token. */
 function recorder(
@@ -95,6 +96,17 @@ describe("PassScheduler", () => {
     assert.equal(first!.status, "fulfilled");
     assert.equal(second!.status, "rejected");
     assert.equal(third!.status, "fulfilled");
+  });
+
+  test("refuses the row whose KV went with a thread, not its company that is on the next one", async () => {
+    const backend = new FakeBackend({ vocabSize: 10 });
+    const scheduler = new PassScheduler(backend);
+    const [lost, fresh] = [backend.adopt([1]), backend.adopt([2])];
+    lost.lost = true;
+    const rows = [undefined, fresh, lost, undefined].map((cache) => scheduler.forward({ cache, tokenIds: [3] }));
+    const states = (await Promise.allSettled(rows)).map(({ status }) => status);
+    assert.deepEqual(states, ["fulfilled", "fulfilled", "rejected", "fulfilled"]);
+    assert.deepEqual(fresh.ids, [2, 3]);
   });
 
   for (const [where, row] of [["in its pass", decode], ["before the next pass", prefill]] as const) {

@@ -123,12 +123,14 @@ export class FakeBackend implements Backend {
       this.refuseNext--;
       throw new OutOfMemoryError("Cannot run a pass: there is no memory");
     }
+    for (const { cache } of rows) {
+      if (cache && (cache as FakeKvCache).disposed) throw new TypeError("Cannot use a disposed cache");
+      if (cache?.lost) throw new BackendUnavailableError("Cannot use a lost cache");
+    }
     const failure = this.failNext;
     this.failNext = undefined;
     return rows.map(({ cache, tokenIds, logits = "last" }) => {
       const ids = cache ? (cache as FakeKvCache).ids : [];
-      if (cache && (cache as FakeKvCache).disposed) throw new TypeError("Cannot use a disposed cache");
-      if (cache?.lost) throw new BackendUnavailableError("Cannot use a lost cache");
       this.passes.push({ tokens: tokenIds.length, start: ids.length });
       const before = ids.length;
       ids.push(...Array.from(tokenIds));
