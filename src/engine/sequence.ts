@@ -1,5 +1,5 @@
 import type { Backend, BackendInfo, Draw, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
-import { BackendUnavailableError } from "../errors.ts";
+import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
 import type { PassScheduler } from "./pass_scheduler.ts";
@@ -58,7 +58,7 @@ export class Sequence {
     if (parts.draftLength) this.#lookup = new PromptLookup(parts.promptIds);
   }
 
-  /** Whether a forward pass is running, or waited for: the KV is in use. */
+  /** Whether a forward pass is running or waited for, or what it evaluated not yet counted: the KV is in use. */
   get inPass(): boolean {
     return this.#inPass;
   }
@@ -101,10 +101,12 @@ export class Sequence {
     }
     this.dropDrafts();
     const draft = this.#draft(maxAhead);
-    const result = await this.#append([id, ...draft], draft.length > 0 ? "all" : "last", maxAhead);
+    const drafted = draft.length > 0 ? await this.#appendDraft(id, draft) : undefined;
+    const result = drafted ?? await this.#append([id], "last", maxAhead);
     this.#confirm([id]);
-    this.#ahead = draft.map((id, i) => ({ id, logits: after(result, i + 1, 1 + draft.length) }));
-    return after(result, 0, 1 + draft.length);
+    if (!drafted) return after(result, 0, 1);
+    this.#ahead = draft.map((id, i) => ({ id, logits: after(drafted, i + 1, 1 + draft.length) }));
+    return after(drafted, 0, 1 + draft.length);
   }
 
   /** What it runs on now, once after it had to move. */
@@ -137,17 +139,34 @@ export class Sequence {
     return end < 0 ? draft : draft.slice(0, end);
   }
 
+  /** @returns `undefined` where memory is missing: nobody's KV goes for a guess, and no answer fails for one */
+  async #appendDraft(id: number, draft: readonly number[]): Promise<RowResult | undefined> {
+    try {
+      return await this.#append([id, ...draft], "all", 0, (pass) => pass());
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return undefined;
+      throw error;
+    }
+  }
+
   /** The pass itself is never torn: what it evaluated is what we count. */
-  async #append(tokenIds: readonly number[], logits: LogitsWanted, ahead = 0): Promise<RowResult> {
-    const { backend, kv } = this.#parts;
+  async #append(
+    tokenIds: readonly number[],
+    logits: LogitsWanted,
+    ahead = 0,
+    withRoom = this.#parts.withRoom,
+  ): Promise<RowResult> {
+    const { backend, kv, signal } = this.#parts;
+    // Cancelled between two passes: the session is free, and may be another turn's by now.
+    signal.throwIfAborted();
     kv.cache ??= backend.createKvCache();
     try {
       const stepsAhead = Math.min(ahead, backend.info.stepsAhead ?? 0);
       const draw = stepsAhead > 0 ? this.#parts.upcoming?.(stepsAhead + 1) : undefined;
-      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead, draw });
+      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead, draw }, withRoom);
     } catch (error) {
       await this.#move(error);
-      return await this.#pass({ cache: kv.cache, tokenIds, logits });
+      return await this.#pass({ cache: kv.cache, tokenIds, logits }, withRoom);
     }
   }
 
@@ -159,7 +178,7 @@ export class Sequence {
     const { backend, kv, prefillChunk } = this.#parts;
     const movedTo = error instanceof BackendUnavailableError ? await backend.recover?.() : undefined;
     if (!movedTo) throw error;
-    // Cancelled while it waited, between passes: the session is free, and may be another turn's by now.
+    // Cancelled meanwhile, as in `#append`.
     this.#parts.signal.throwIfAborted();
     const ids = [...kv.ids];
     kv.disposeCache();
@@ -174,6 +193,7 @@ export class Sequence {
   }
 
   #confirm(tokenIds: readonly number[]): void {
+    this.#inPass = false;
     for (const id of tokenIds) this.#parts.kv.ids.push(id);
     this.#parts.signal.throwIfAborted();
   }
@@ -181,18 +201,19 @@ export class Sequence {
   /** Evaluates the whole sequence from its first token, in one pass that leaves nothing behind. */
   async #forwardAll(): Promise<NextLogits> {
     const result = await this.#pass({ tokenIds: [...this.#parts.promptIds, ...this.#decoded], logits: "last" });
-    this.#parts.signal.throwIfAborted();
+    this.#confirm([]);
     return after(result, 0, 1);
   }
 
-  async #pass(row: ForwardRow): Promise<RowResult> {
-    const { passes, withRoom, signal, top } = this.#parts;
+  async #pass(row: ForwardRow, withRoom = this.#parts.withRoom): Promise<RowResult> {
+    const { passes, signal, top } = this.#parts;
     signal.throwIfAborted();
     this.#inPass = true;
     try {
       return await withRoom(() => passes.forward({ ...row, top }, signal));
-    } finally {
+    } catch (error) {
       this.#inPass = false;
+      throw error;
     }
   }
 }

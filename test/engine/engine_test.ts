@@ -221,6 +221,31 @@ describe("Engine sessions", () => {
     await assert.rejects(iterator.next(), { name: "AbortError" });
   });
 
+  test("a turn that the reader of another cancels, steps after a pass of both, leaves its session alone", async () => {
+    for (let run = 0; run < 140; run++) {
+      const promptLookup = run % 2 === 0 ? "off" : "always";
+      const { engine, backend } = fakeEngine({ promptLookup, next: () => 9, prefillChunk: 4 });
+      const request = { prompt: { ids: [9] }, maxTokens: 40, ignoreEos: true };
+      await collect(engine.generate({ ...request, prompt: { ids: [1] }, session: { id: "s" } }));
+      const running = await engine.start({
+        ...request,
+        prompt: { ids: Array(1 + run % 20).fill(9) },
+        session: { id: "s" },
+      });
+      const cancelled = assert.rejects(collect(running), { name: "AbortError" });
+      let events = 0;
+      for await (const _ of engine.generate({ ...request, useCache: run % 3 > 0 })) {
+        if (++events !== 1 + run % 17) continue;
+        for (let step = run % 7; step > 0; step--) await undefined;
+        running.cancel();
+      }
+      await cancelled;
+      const { cachedTokens, tokens } = engine.sessions.describe("s");
+      assert.ok(cachedTokens <= tokens);
+      assert.deepEqual([...backend.caches].map(({ length }) => length), cachedTokens > 0 ? [cachedTokens] : []);
+    }
+  });
+
   test("a cancelled turn commits nothing, whatever its reader was shown last and would get next", async () => {
     const { engine, backend } = fakeEngine({ next: scripted([40], [], [41]) });
     Object.assign(backend, { recover: () => Promise.resolve(backend.info) });

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import type { GenerateRequest } from "../../src/engine/generate_request.ts";
+import { OutOfMemoryError } from "../../src/errors.ts";
 import { collect, fakeEngine, type FakeEngineOptions } from "../fakes/fake_engine.ts";
 
 const VOCAB = 40;
@@ -72,6 +73,23 @@ describe("prompt lookup", () => {
     });
     assert.deepEqual(usage.drafts, { accepted: 1, rejected: 0 });
     assert.deepEqual(backend.passes.at(-1), { tokens: 2, start: 9 });
+  });
+
+  test("a draft that memory is missing for costs nobody an answer, nor idle KV", async () => {
+    const { engine, backend } = fakeEngine({ vocabSize: VOCAB, promptLookup: "always", next: () => 9 });
+    await collect(engine.generate({ prompt: { ids: [1, 2] }, maxTokens: 1, session: { id: "idle" } }));
+    const { forward } = backend;
+    backend.forward = async (rows) => {
+      if (rows.some(({ logits }) => logits === "all")) {
+        throw new OutOfMemoryError("Cannot run a pass: the heap is full");
+      }
+      return await forward.call(backend, rows);
+    };
+    const request = { prompt: { ids: [9, 9, 9, 9] }, maxTokens: 10, ignoreEos: true, session: { id: "s" } };
+    const { ids, end } = await collect(engine.generate(request));
+    assert.deepEqual(ids, Array(10).fill(9));
+    assert.deepEqual(end.usage.drafts, { accepted: 0, rejected: 0 });
+    assert.equal(engine.sessions.describe("idle").state, "hot");
   });
 
   test("stays off where more rows change the bits", async () => {
