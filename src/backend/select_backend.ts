@@ -85,14 +85,40 @@ async function fastest(options: SelectBackendOptions): Promise<Backend> {
   return picked;
 }
 
-/** Keeps the one that makes tokens faster, and ends the other. What runs on keeps the reason. */
+/**
+ * Keeps the one that makes tokens faster, and ends the other. What runs on keeps the reason. One that fails meanwhile is
+ * not it: a GPU may be found, take the weights and then not compute.
+ * @throws {BackendUnavailableError} when both fail; they are ended then
+ */
 export async function keepFaster(first: Backend, second: Backend): Promise<Backend> {
-  const [a, b] = [await probeDecode(first), await probeDecode(second)];
-  const [kept, ended] = a <= b ? [first, second] : [second, first];
-  await ended[Symbol.asyncDispose]();
+  const measured = [await measure(first), await measure(second)];
+  const [kept, ended] = measured.sort((a, b) => a.ms - b.ms) as [Measured, Measured];
+  await ended.backend[Symbol.asyncDispose]();
+  if (kept.failure) {
+    await kept.backend[Symbol.asyncDispose]();
+    throw new BackendUnavailableError(`Cannot start a backend: ${kept.failure}; ${ended.failure}`);
+  }
   const ms = (value: number) => `${value.toFixed(1)} ms a token`;
-  kept.info.reason += `: ${ms(Math.min(a, b))}, ${ended.info.name} takes ${ms(Math.max(a, b))}`;
-  return kept;
+  kept.backend.info.reason += ended.failure
+    ? `, after ${ended.failure}`
+    : `: ${ms(kept.ms)}, ${ended.backend.info.name} takes ${ms(ended.ms)}`;
+  return kept.backend;
+}
+
+interface Measured {
+  backend: Backend;
+  /** A token takes so long: for ever, where it failed. */
+  ms: number;
+  failure?: string;
+}
+
+async function measure(backend: Backend): Promise<Measured> {
+  const { name } = backend.info;
+  try {
+    return { backend, ms: await probeDecode(backend) };
+  } catch (error) {
+    return { backend, ms: Infinity, failure: `${name}: ${(error as Error).message}` };
+  }
 }
 
 /** @param software whether an adapter that computes on the CPU will do */
