@@ -104,7 +104,8 @@ async function open(
   const restoreStartedAt = performance.now();
   const queueMs = options.waitedMs + restoreStartedAt - reserveStartedAt;
   const restoreFailed = restores && !await tiers.restore(session);
-  if (kv.parked) tiers.drop(session);
+  // Not worth bringing back, or gone with its thread while this waited.
+  if (kv.parked || kv.cache?.lost) tiers.drop(session);
   const restoreMs = restores ? performance.now() - restoreStartedAt : 0;
   throwIfAborted();
   const offer = usesCache(request) && !kv.cache ? bestOffer(host, session, prompt.ids) : undefined;

@@ -274,6 +274,34 @@ describe("Engine sessions", () => {
     assert.equal(backend.caches.size, 1);
   });
 
+  test("a turn whose KV goes with its backend while it waits for room begins from its words", async () => {
+    const parking = { pays: () => true };
+    const { engine, backend } = fakeEngine({ kvBudgetBytes: 300, warmBudgetBytes: 300, parking });
+    const turn = (id: string, ids: number[], maxTokens: number) => ({
+      prompt: { ids },
+      maxTokens,
+      ignoreEos: true,
+      session: { id },
+    });
+    await collect(engine.generate(turn("other", [1, 2, 3, 4], 5)));
+    await collect(engine.generate(turn("s", [1, 2, 3], 5)));
+    // The other's KV is on its way out for as long as this test wants.
+    const leaves = Promise.withResolvers<void>();
+    backend.exportKv = async function* () {
+      await leaves.promise;
+      yield new Uint8Array();
+    };
+    const starting = engine.start(turn("s", [1, 2, 3, 4], 22));
+    while (engine.sessions.stats().evictions === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    for (const cache of backend.caches) cache.lost = true;
+    leaves.resolve();
+    const generation = await starting;
+    assert.deepEqual([generation.cachedTokens, generation.forecast.reason], [0, "evicted"]);
+    const { ids } = await collect(generation);
+    assert.deepEqual(ids, (await collect(fakeEngine().engine.generate(turn("s", [1, 2, 3, 4], 22)))).ids);
+    assert.equal(backend.caches.size, 1);
+  });
+
   test("a pass that fails after it touched the cache leaves the session right", async () => {
     const { engine, backend } = fakeEngine();
     const request = { prompt: { messages: hello }, maxTokens: 6, ignoreEos: true, session: { id: "s" } };
