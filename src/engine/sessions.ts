@@ -1,4 +1,10 @@
-import { InvalidRequestError, SessionBusyError, SessionGoneError, TurnMismatchError } from "../errors.ts";
+import {
+  InvalidRequestError,
+  SessionBusyError,
+  SessionGoneError,
+  SessionNotFoundError,
+  TurnMismatchError,
+} from "../errors.ts";
 import type { CapsuleContext } from "../session/capsule.ts";
 import { rewindDelta, type RewindTarget } from "../session/rewind.ts";
 import { DEFAULT_TENANT, type Session } from "../session/session.ts";
@@ -227,14 +233,15 @@ export class Sessions {
     return info(held.session);
   }
 
-  /** Holds a session unless a turn of it is running, or it went meanwhile. */
+  /** Holds a session unless a turn of it is running, or it went meanwhile, or nothing came of its first turn. */
   async #takeIdle(session: Session): Promise<HeldSession | undefined> {
     const { store } = this.#host;
     if (store.peek(session.name!) !== session) return undefined;
     try {
       return await store.take(session.name!);
     } catch (error) {
-      if (error instanceof SessionBusyError || error instanceof SessionGoneError) return undefined;
+      const kinds = [SessionBusyError, SessionGoneError, SessionNotFoundError];
+      if (kinds.some((kind) => error instanceof kind)) return undefined;
       throw error;
     }
   }

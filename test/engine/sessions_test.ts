@@ -129,6 +129,16 @@ describe("Sessions.fork()", () => {
     running.cancel();
   });
 
+  test("of a session whose first turn then comes to nothing, it is there and empty", async () => {
+    const { engine } = fakeEngine({ vocabSize: 50 });
+    const running = await engine.start({ prompt: { ids: [1] }, session: { id: "s" } });
+    const cancelled = assert.rejects(running[Symbol.asyncIterator]().next(), { name: "AbortError" });
+    running.cancel();
+    const { id, turn } = await engine.sessions.fork("s", { newId: "t" });
+    await cancelled;
+    assert.deepEqual([id, turn, engine.sessions.list().map(({ id }) => id)], ["t", 0, ["t"]]);
+  });
+
   test("refuses a turn that is not there and an id that is taken", async () => {
     const { engine } = await withTurns();
     await assert.rejects(engine.sessions.fork("s", { atTurn: 4 }), InvalidRequestError);
