@@ -1,9 +1,12 @@
 import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
+import type { BackendInfo } from "./backend.ts";
 import type { InferenceThread } from "./inference_thread.ts";
 
 /** What a handle asks of the backend that made it. */
 export interface RemoteKvOwner {
+  /** Blocks that can be shared can be given back one by one, too: a pass does so with those that were truncated. */
+  readonly info: Pick<BackendInfo, "kvShares">;
   /** Bytes that a cache of so many tokens reserves. */
   kvBytes(tokens: number): number;
   /** An empty cache with an id of its own. */
@@ -16,7 +19,7 @@ export class RemoteKvCache implements KvCache {
   #thread: InferenceThread | undefined;
   readonly #owner: RemoteKvOwner;
   #length = 0;
-  /** The most tokens it ever held: truncating gives no memory back. */
+  /** Tokens that its memory is for: truncating gives none of it back, the next pass does where there are blocks. */
   #peak = 0;
   #disposed = false;
 
@@ -66,7 +69,7 @@ export class RemoteKvCache implements KvCache {
   /** Counts the tokens that a pass has appended. */
   append(tokens: number): void {
     this.#length += tokens;
-    this.#peak = Math.max(this.#peak, this.#length);
+    this.#peak = this.#owner.info.kvShares ? this.#length : Math.max(this.#peak, this.#length);
   }
 
   /**

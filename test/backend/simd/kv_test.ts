@@ -96,6 +96,17 @@ for (const kv of ["f32", "int8"] as const) {
       assert.equal((await backend.stats()).kvBlocks, 5);
     });
 
+    test("a cache that was cut counts what it holds, and less from its next pass on", async () => {
+      using cache = backend.createKvCache();
+      const held = async () => [cache.bytes, (await backend.stats()).kvBytes];
+      const blocks = (count: number) => [backend.kvBytes(count * BLOCK), backend.kvBytes(count * BLOCK)];
+      await backend.forward([{ cache, tokenIds: Array<number>(5 * BLOCK).fill(1), logits: "none" }]);
+      cache.truncate(BLOCK + 1);
+      assert.deepEqual(await held(), blocks(5));
+      await backend.forward([{ cache, tokenIds: [1] }]);
+      assert.deepEqual(await held(), blocks(2));
+    });
+
     test("exported bytes are a function of the tokens, and hold nothing of others", async () => {
       using longer = backend.createKvCache();
       await backend.forward([{ cache: longer, tokenIds: [1, 2, 3, 4, 5, 6, 7, 8], logits: "none" }]);
