@@ -2,9 +2,9 @@
  * The files of a model. In a page `runtime/browser/files.ts` takes the place of this module, and paths are URLs: there
  * what returns at once can be called from threads only, and what returns a promise is for the page.
  */
-import { closeSync, existsSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, realpathSync, statSync } from "node:fs";
 import { open, readdir, readFile, stat } from "node:fs/promises";
-import { isAbsolute, relative } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 
 export { basename, dirname, isAbsolute, join, resolve, sep } from "node:path";
 
@@ -21,6 +21,8 @@ export interface OpenFile extends Disposable {
 
 /** @throws when it cannot be opened, with why */
 export function openFile(path: string): OpenFile {
+  // Not opened first: a pipe would wait for who writes to it.
+  if (!statSync(path).isFile()) throw new Error(`${path} is no file`);
   const file = openSync(path, "r");
   return {
     size: fstatSync(file).size,
@@ -30,7 +32,13 @@ export function openFile(path: string): OpenFile {
 }
 
 /** Whether there is such a file. */
-export const isFile = (path: string): boolean => existsSync(path);
+export function isFile(path: string): boolean {
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
 
 /** Where a path leads once links are followed. */
 export const realPath = (path: string): string => realpathSync(path);
@@ -53,7 +61,8 @@ export async function readText(path: string): Promise<string | undefined> {
 
 /** A file's size in bytes; `undefined` where there is none. */
 export async function fileSize(path: string): Promise<number | undefined> {
-  return (await stat(path).catch(() => undefined))?.size;
+  const found = await stat(path).catch(() => undefined);
+  return found?.isFile() ? found.size : undefined;
 }
 
 /** `length` bytes from byte `at` on, or those until the end of the file. */
@@ -68,7 +77,15 @@ export async function readPart(path: string, at: number, length: number): Promis
   }
 }
 
-/** What is in a folder and below, as paths relative to it; `undefined` where nobody can tell, as over HTTP. */
+/**
+ * Files in a folder and below, as paths relative to it; `undefined` where nobody can tell, as over HTTP. Links are not
+ * followed, as Bun's own recursive listing does: they may lead out, or round in circles.
+ */
 export async function listFiles(folder: string): Promise<string[] | undefined> {
-  return await readdir(folder, { recursive: true });
+  const entries = await readdir(folder, { withFileTypes: true });
+  const names = entries.map(async (entry) => {
+    if (!entry.isDirectory()) return [entry.name];
+    return (await listFiles(join(folder, entry.name)))!.map((name) => join(entry.name, name));
+  });
+  return (await Promise.all(names)).flat();
 }

@@ -17,8 +17,9 @@ export async function weightFiles(
   genaiConfig: unknown,
   floats: FloatType = "f32",
 ): Promise<string[]> {
-  const there = await listFiles(folder) ?? await usualFiles(folder, genaiConfig, floats);
-  const names = there.filter((name) => WEIGHTS.test(name));
+  // Also those in a folder that is a link: it is not listed.
+  const there = new Set([...await listFiles(folder) ?? [], ...await usualFiles(folder, genaiConfig, floats)]);
+  const names = [...there].filter((name) => WEIGHTS.test(name));
   const taken = graphs(genaiConfig, floats).find((name) => names.includes(name));
   const others = names.filter((name) => name.endsWith(".onnx") && name !== taken);
   const isOf = (graph: string, name: string) =>

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -35,4 +36,25 @@ test("no link leads elsewhere", () => {
   assert.throws(() => readLinked(`${snapshot}/cpu`, "secret"), /it is a link out of the model folder/);
   assert.throws(() => readLinked("models--e--f/snapshots/main", "models--e--f/blobs/z"), ModelFileError);
   assert.throws(() => readLinked("plain", "blobs/z"), ModelFileError);
+});
+
+test("what is no file is refused, and not waited for", () => {
+  const folder = join(root, "odd");
+  mkdirSync(join(folder, "w"), { recursive: true });
+  execFileSync("mkfifo", [join(folder, "pipe")]);
+  using files = new TensorFiles(join(folder, "model.onnx"));
+  for (const value of ["w", "pipe"]) {
+    const externalData = [{ key: "location", value }];
+    const tensor = {
+      name: "w",
+      dims: [4],
+      dataType: DataType.UINT8,
+      dataLocation: DataLocation.EXTERNAL,
+      externalData,
+    };
+    assert.throws(
+      () => files.bytesOf(tensor as OnnxTensor),
+      /^ModelFileError: Cannot read weights from .* is no file$/,
+    );
+  }
 });
