@@ -3,7 +3,7 @@ import { integer, mustBe, nodeName, number } from "./graph_index.ts";
 import type { GraphReader, QuantizedProduct } from "./graph_reader.ts";
 import type { ModelConfig } from "./model_config.ts";
 import type { OnnxNode } from "./onnx_proto.ts";
-import { ShapeValues } from "./shape_values.ts";
+import { MAX_ELEMENTS, ShapeValues } from "./shape_values.ts";
 
 /** Attention of a layer, read and checked. */
 export interface AttentionGraph {
@@ -124,6 +124,10 @@ function readProjections(
 
 /** Tries the mask on a prompt, and on one token at the end of the context: it has to hide what comes later, and no more. */
 function checkMask(reader: GraphReader, node: OnnxNode, mask: string, config: ModelConfig): void {
+  // Before it is tried at a length that only config.json says.
+  if (config.contextLength > MAX_ELEMENTS) {
+    mustBe(node, "the context of its mask", `${config.contextLength} tokens`, `at most ${MAX_ELEMENTS}`);
+  }
   for (
     const [past, tokens] of [[0, Math.min(PROMPT_TOKENS, config.contextLength)], [config.contextLength - 1, 1]] as const
   ) {

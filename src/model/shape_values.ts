@@ -17,13 +17,17 @@ export interface Value {
 type Known = Required<Value>;
 
 /** A hostile graph must not make it compute for long, or fill the memory. */
-const MAX_ELEMENTS = 2 ** 23;
+export const MAX_ELEMENTS = 2 ** 23;
+/** Of all values together. */
+const MAX_TOTAL = 2 ** 25;
+const MAX_RANK = 8;
 const MAX_DEPTH = 100;
 
 /** Values of one graph for one set of inputs. Each is computed once. */
 export class ShapeValues {
   readonly #graph: GraphIndex;
   readonly #known: Map<string, Value>;
+  #elements = 0;
 
   /** @param inputs by name; others are refused */
   constructor(graph: GraphIndex, inputs: Readonly<Record<string, Value>>) {
@@ -42,6 +46,12 @@ export class ShapeValues {
     else if (!node) throw new ModelFileError(`Cannot use the graph: nothing makes ${name}, wanted a mask or a length`);
     else if (depth > MAX_DEPTH) throw refused(node, `it is ${depth} nodes away from what is made of it`);
     else value = this.#run(node, depth);
+    this.#elements += value.data?.length ?? 0;
+    if (this.#elements > MAX_TOTAL) {
+      throw new ModelFileError(
+        `Cannot use the graph: ${name} makes it ${this.#elements} numbers, wanted at most ${MAX_TOTAL} for a mask or a length`,
+      );
+    }
     this.#known.set(name, value);
     return value;
   }
@@ -64,14 +74,25 @@ const OPERATORS: Readonly<Record<string, (node: OnnxNode, inputs: readonly Value
   },
   Unsqueeze(node, [value, axes]) {
     const dims = [...value!.dims];
-    for (const axis of numbers(node, axes).data) dims.splice(axis < 0 ? axis + dims.length + 1 : axis, 0, 1);
+    const places = numbers(node, axes).data;
+    if (places.length > MAX_RANK) throw refused(node, `it adds ${places.length} dimensions`);
+    for (const axis of places) dims.splice(axis < 0 ? axis + dims.length + 1 : axis, 0, 1);
     return sized(node, dims, numbers(node, value).data);
   },
   Squeeze(node, [value, axes]) {
     const gone = new Set(numbers(node, axes).data);
     return sized(node, value!.dims.filter((_, i) => !gone.has(i)), numbers(node, value).data);
   },
-  Concat: (node, values) => vector(values.flatMap((value) => [...numbers(node, value).data])),
+  Concat(node, values) {
+    const parts = values.map((value) => numbers(node, value).data);
+    const whole = filled(node, [parts.reduce((sum, { length }) => sum + length, 0)], 0);
+    let at = 0;
+    for (const part of parts) {
+      whole.data.set(part, at);
+      at += part.length;
+    }
+    return whole;
+  },
   ConstantOfShape(node, [shape]) {
     const value = node.attribute.find(({ name }) => name === "value")?.t;
     return filled(node, [...numbers(node, shape).data], value ? fromTensor(value).data[0]! : 0);
@@ -167,13 +188,19 @@ const vector = (data: number[]): Value => ({ dims: [data.length], data });
 
 function filled(node: OnnxNode, dims: number[], number: number): { dims: number[]; data: Float64Array } {
   const count = dims.reduce((product, dim) => product * dim, 1);
+  requireRank(node, dims);
   if (!dims.every((dim) => Number.isInteger(dim) && dim >= 0) || count > MAX_ELEMENTS) {
     throw refused(node, `its shape is [${dims.join(", ")}]`);
   }
   return { dims, data: new Float64Array(count).fill(number) };
 }
 
+function requireRank(node: OnnxNode, dims: readonly number[]): void {
+  if (dims.length > MAX_RANK) throw refused(node, `its shape has ${dims.length} dimensions`);
+}
+
 function sized(node: OnnxNode, dims: readonly number[], data: Known["data"]): Value {
+  requireRank(node, dims);
   const count = dims.reduce((product, dim) => product * dim, 1);
   if (count !== data.length) throw refused(node, `its shape is [${dims.join(", ")}] for ${data.length} elements`);
   return { dims, data };
@@ -196,6 +223,12 @@ const refused = (node: OnnxNode, why: string) =>
 /** A constant of the graph as numbers. */
 function fromTensor({ name, dims, dataType, rawData, int64Data, floatData, int32Data }: OnnxTensor): Known {
   const count = dims.reduce((product, dim) => product * dim, 1);
+  if (dims.length > MAX_RANK || count > MAX_ELEMENTS) {
+    throw new ModelFileError(
+      `Cannot use tensor ${name || "of a Constant"}: ${dims.length} dimensions of ${count} numbers, ` +
+        `wanted at most ${MAX_RANK} of ${MAX_ELEMENTS}`,
+    );
+  }
   const listed = [int64Data, floatData, int32Data].find((list) => list && list.length > 0);
   if (listed && listed.length === count) return { dims, data: listed };
   const bytes = rawData && rawData.length > 0 ? new Uint8Array(rawData).buffer : undefined;

@@ -65,6 +65,8 @@ describe("readDecoderGraph()", () => {
       node(model, name).attribute.find((item) => item.name === key)!;
     const wide = { ...config, hiddenSize: 128 };
     refuses(() => {}, /node \/lm_head\/MatMul_Q4: K of lm_head is 64, wanted 128/, wide);
+    const endless = { ...config, contextLength: 2 ** 40 };
+    refuses(() => {}, /the context of its mask is 1099511627776 tokens, wanted at most 8388608/, endless);
     refuses(
       (model) => attribute(model, "layers.1/mlp/up_proj/MatMul_Q4", "block_size").i = 16,
       /up_proj.* block_size is 16, wanted 32/,

@@ -62,6 +62,38 @@ test("ShapeValues refuses, by the node's name, what it cannot or should not comp
   refuses(/wanted 3 numbers/, "Shape", [{ ...int64("", [3], 1), name: "a" }]);
 });
 
+test("ShapeValues does not grow without end, be it in one value, in many, or in dimensions", () => {
+  /** `v0`, then nodes of `v0` and what was made before. */
+  const chain = (first: OnnxTensor, nodes: number, node: (i: number) => Partial<OnnxNode>) => {
+    const graph: OnnxGraph = {
+      name: "",
+      node: Array.from(
+        { length: nodes },
+        (_, i) => ({ name: `n${i}`, opType: "", input: [], output: [`v${i + 1}`], attribute: [], ...node(i) }),
+      ),
+      initializer: [{ ...first, name: "v0" }],
+      input: [],
+      output: [],
+    };
+    return new ShapeValues(new GraphIndex(graph), {}).compute(`v${nodes}`);
+  };
+  const refuses = (message: RegExp, ...args: Parameters<typeof chain>) =>
+    assert.throws(() => chain(...args), { name: "ModelFileError", message });
+  const doubled = (i: number) => ({ opType: "Concat", input: [`v${i}`, `v${i}`] });
+  refuses(/node n23: its shape is \[16777216\]/, int64("", [1], 1), 60, doubled);
+  refuses(
+    /v4 makes it 33554433 numbers, wanted at most 33554432/,
+    int64("", [1], 2 ** 23),
+    6,
+    (i) => i === 0 ? { opType: "ConstantOfShape", input: ["v0"] } : { opType: "Concat", input: [`v${i}`] },
+  );
+  const axes = int64("", [1000], ...new Array<number>(1000).fill(0));
+  refuses(/node n0: it adds 1000 dimensions/, axes, 1, () => ({ opType: "Unsqueeze", input: ["v0", "v0"] }));
+  const ones = int64("", [1000], ...new Array<number>(1000).fill(1));
+  refuses(/node n0: its shape has 1000 dimensions/, ones, 1, () => ({ opType: "Expand", input: ["v0", "v0"] }));
+  refuses(/tensor v0: 9 dimensions of 1 numbers/, int64("", new Array<number>(9).fill(1), 1), 0, () => ({}));
+});
+
 test("ShapeValues refuses values that are made of themselves", () => {
   const node = { name: "loop", opType: "Add", input: ["x", "x"], output: ["x"], attribute: [] };
   const graph: OnnxGraph = { name: "", node: [node], initializer: [], input: [], output: [] };
