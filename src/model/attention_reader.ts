@@ -60,6 +60,8 @@ function readGroupQuery(reader: GraphReader, node: OnnxNode, layer: number, conf
   mustBe(node, "do_rotary", integer(node, "do_rotary", 0), 1);
   mustBe(node, "rotary_interleaved", integer(node, "rotary_interleaved", 0), 0);
   mustBe(node, "softcap", number(node, "softcap", 0), 0);
+  // 0 and -1 are both "no".
+  mustBe(node, "smooth_softmax", Math.max(0, integer(node, "smooth_softmax", 0)), 0);
   mustBe(node, "an input after sin_cache", rest.find((input) => input) ?? "absent", "absent");
   checkPast(node, [pastKeys, pastValues], layer);
   reader.once(`lengths ${seqlens} ${total}`, () => {

@@ -10,7 +10,7 @@ import { type Layout, LAYOUTS, syntheticOnnxPath, writeSyntheticOnnx } from "../
 import { ModelFileError } from "../../src/errors.ts";
 import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
 import { type ModelConfig, parseModelConfig } from "../../src/model/model_config.ts";
-import { decodeModel, encodeModel, type OnnxModel } from "../../src/model/onnx_proto.ts";
+import { decodeModel, encodeModel, intAttribute, type OnnxModel } from "../../src/model/onnx_proto.ts";
 import { readOnnx } from "../../src/model/read_onnx.ts";
 import { TensorFiles } from "../../src/model/tensor_bytes.ts";
 
@@ -92,6 +92,17 @@ describe("readDecoderGraph()", () => {
       /rotary caches cos_cache \[256, 32\]/,
     );
     refuses((model) => node(model, "k_rotary/RotaryEmbedding").input[1] = "input_ids", /wanted/);
+  });
+
+  test("refuses attention of another kind", () => {
+    const { path, config } = tiny.genai!;
+    for (const [name, i] of [["smooth_softmax", 1], ["rotary_interleaved", 1]] as const) {
+      const model = readOnnx(path);
+      const attention = model.graph.node.find(({ opType }) => opType === "GroupQueryAttention")!;
+      attention.attribute = [...attention.attribute.filter((item) => item.name !== name), intAttribute(name, i)];
+      const message = new RegExp(`${name} is 1, wanted 0`);
+      assert.throws(() => readDecoderGraph(model, config), { name: "ModelFileError", message });
+    }
   });
 
   test("sees a window that a mask hides in", () => {
