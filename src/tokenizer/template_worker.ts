@@ -22,7 +22,13 @@ function render({ template: source, variables, maxLength }: RenderRequest): Rend
   }
 }
 
-const messageOf = (error: unknown) => error instanceof Error ? error.message : String(error);
+/** A template raises what text it likes, which goes into an answer and a log. */
+const MAX_MESSAGE = 1000;
+
+function messageOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}…` : message;
+}
 
 const reply = (message: RenderReply) => parentPort!.postMessage(message);
 parentPort!.on("message", (request: RenderRequest) => reply(render(request)));

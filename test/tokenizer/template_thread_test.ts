@@ -88,6 +88,14 @@ describe("TemplateThread", () => {
       assert.match(error.message, /^Cannot format messages: no tools/);
       return true;
     });
+    const long = templateOf(
+      "{% set ns = namespace(text='0123456789abcdef') %}{% for i in range(18) %}" +
+        "{% set ns.text = ns.text + ns.text %}{% endfor %}{{ raise_exception(ns.text) }}",
+    );
+    await assert.rejects(long.renderText(say("a")), (error: Error) => {
+      assert.match(error.message, /^Cannot format messages: 0123456789abcdef.*…$/);
+      return error.message.length < 1100;
+    });
     const recursive = templateOf("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}");
     // A stack that ends, or, where a runtime's is deep, the time.
     await assert.rejects(recursive.renderText(say("a")));
