@@ -20,6 +20,8 @@ export class Detokenizer {
   readonly #skipSpecialTokens: boolean;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   #atStart: boolean;
+  /** Spaces taken off so far. */
+  #stripped = 0;
 
   constructor(tokenizer: Tokenizer, options: DetokenizerOptions = {}) {
     this.#tokenizer = tokenizer;
@@ -40,7 +42,10 @@ export class Detokenizer {
 
   #begin(text: string): string {
     if (!this.#atStart || text === "") return text;
-    this.#atStart = false;
-    return this.#tokenizer.stripLeadingSpaces(text);
+    const rest = this.#tokenizer.stripLeadingSpaces(text, this.#stripped);
+    this.#stripped += text.length - rest.length;
+    // After spaces alone more of them may have to go.
+    this.#atStart = rest === "";
+    return rest;
   }
 }

@@ -140,10 +140,13 @@ export class Tokenizer {
     return this.stripLeadingSpaces(text);
   }
 
-  /** Takes off what SentencePiece models put before every text; others give the text back. */
-  stripLeadingSpaces(text: string): string {
+  /**
+   * Takes off what SentencePiece models put before every text; others give the text back.
+   * @param stripped spaces that were taken off before this text
+   */
+  stripLeadingSpaces(text: string, stripped = 0): string {
     let count = 0;
-    while (count < this.#bytes.leadingSpaces && text[count] === " ") count++;
+    while (count + stripped < this.#bytes.leadingSpaces && text[count] === " ") count++;
     return text.slice(count);
   }
 

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { Detokenizer, type DetokenizerOptions } from "../../src/tokenizer/detokenizer.ts";
-import type { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { anyIds, smol, smolText, tiny, tinyText } from "./models.ts";
-import { tinyId } from "./tiny_sentencepiece.ts";
+import { tinyId, tinyJson } from "./tiny_sentencepiece.ts";
 
 function piecesOf(tokenizer: Tokenizer, ids: readonly number[], options?: DetokenizerOptions): string[] {
   const detokenizer = new Detokenizer(tokenizer, options);
@@ -57,6 +57,19 @@ for (const [name, tokenizer, text] of [["byte-level", smol, smolText], ["Sentenc
 }
 
 describe("Detokenizer", () => {
+  test("takes off as many spaces as the model puts before a text, in whatever pieces they come", () => {
+    const strip = { type: "Strip", content: " ", start: 2, stop: 0 };
+    const decoders = tinyJson.decoder.decoders.map((step) => step.type === "Strip" ? strip : step);
+    const two = Tokenizer.fromJson({ ...tinyJson, decoder: { type: "Sequence", decoders } }, {});
+    const space = tinyId("▁");
+    for (
+      const ids of [[space], [space, space], [space, space, space, tinyId("a")], [space, tinyId("▁▁"), tinyId("a")]]
+    ) {
+      assert.equal(piecesOf(two, ids).join(""), two.decode(ids));
+    }
+    assert.equal(two.decode([space, space, space, tinyId("a")]), " a");
+  });
+
   test("flush() marks a character that was never finished", () => {
     const detokenizer = new Detokenizer(tiny);
     assert.equal(detokenizer.push(tinyId("▁the")), "the");
