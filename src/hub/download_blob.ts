@@ -95,14 +95,16 @@ class Transfer {
 
   async finish(): Promise<void> {
     const { attempts = 5, backoffMs = 1000, signal } = this.options;
+    // Not where this connection began: a server without parts begins each one anew, and would never be given up on.
+    let furthest = this.at;
     for (let fruitless = 0; this.at < this.file.size;) {
-      const before = this.at;
       try {
         await this.#connect();
       } catch (cause) {
         signal?.throwIfAborted();
         if (!(cause instanceof Interrupted)) throw cause;
-        fruitless = this.at > before ? 0 : fruitless + 1;
+        fruitless = this.at > furthest ? 0 : fruitless + 1;
+        furthest = Math.max(furthest, this.at);
         if (fruitless >= attempts) {
           const { path, size } = this.file;
           throw new DownloadError(

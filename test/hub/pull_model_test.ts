@@ -183,6 +183,20 @@ describe("pullModel()", () => {
     await rejectsSaying(pull(), /the connection .* after \d+ of 300000 bytes; the same command goes on from there/);
   });
 
+  test("gives up on a server that has no parts and ends each connection, further on or not", async () => {
+    let asked = 0;
+    hub.faults.set(WEIGHTS, {
+      ignoresRange: true,
+      drops: 50,
+      // Read twice a connection.
+      get dropAfter() {
+        return asked++ & 2 ? 70_000 : 50_000;
+      },
+    });
+    await rejectsSaying(pull(), /after \d0000 of 300000 bytes; the same command goes on from there$/);
+    assert.ok(hub.ranges(WEIGHTS).length < 10);
+  });
+
   test("refuses a file that is longer than announced, before it writes more than that", async () => {
     hub.faults.set(WEIGHTS, { extra: 100_000 });
     await rejectsSaying(pull(), /the hub sends \d+ bytes or more, it announced 300000$/);
