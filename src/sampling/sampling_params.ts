@@ -43,7 +43,8 @@ const RANGES: readonly [keyof SamplingParams, string, (value: number) => boolean
   ["topK", "top_k", (v) => Number.isInteger(v) && v >= 0, "an integer of 0 or more"],
   ["topP", "top_p", (v) => v > 0 && v <= 1, "above 0 and up to 1"],
   ["minP", "min_p", (v) => v >= 0 && v <= 1, "from 0 to 1"],
-  ["repetitionPenalty", "repetition_penalty", (v) => v > 0, "above 0"],
+  // Beyond, a logit would be no finite f32 any more.
+  ["repetitionPenalty", "repetition_penalty", (v) => v >= 1e-6 && v <= 1e6, "from 0.000001 to 1000000"],
   ["presencePenalty", "presence_penalty", () => true, "a finite number"],
   ["frequencyPenalty", "frequency_penalty", () => true, "a finite number"],
 ];

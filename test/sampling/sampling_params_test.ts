@@ -39,7 +39,8 @@ describe("resolveSamplingParams()", () => {
       { topP: Number.MIN_VALUE },
       { minP: 0 },
       { minP: 1 },
-      { repetitionPenalty: 0.5 },
+      { repetitionPenalty: 1e-6 },
+      { repetitionPenalty: 1e6 },
       { presencePenalty: -2, frequencyPenalty: -2 },
       { seed: 0 },
       { seed: Number.MIN_SAFE_INTEGER },
@@ -58,6 +59,8 @@ describe("resolveSamplingParams()", () => {
     assertRefused({ minP: -0.01 }, "min_p");
     assertRefused({ minP: 1.01 }, "min_p");
     assertRefused({ repetitionPenalty: 0 }, "repetition_penalty");
+    assertRefused({ repetitionPenalty: 1e-300 }, "repetition_penalty", "1e-300: wanted from 0.000001 to 1000000");
+    assertRefused({ repetitionPenalty: 1e300 }, "repetition_penalty");
     assertRefused({ seed: 0.5 }, "seed");
     assertRefused({ seed: 2 ** 53 }, "seed");
   });
