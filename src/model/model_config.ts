@@ -60,13 +60,24 @@ export function parseModelConfig(json: unknown): ModelConfig {
         `num_attention_heads ${config.num_attention_heads}, and there is no head_dim`,
     );
   }
+  // Kernels take four numbers at a time.
+  if (headDim % 4 !== 0) {
+    throw new ModelFileError(`Cannot use config.json: head_dim is ${headDim}, wanted a multiple of 4`);
+  }
+  const numKeyValueHeads = config.num_key_value_heads ?? config.num_attention_heads;
+  if (config.num_attention_heads % numKeyValueHeads !== 0) {
+    throw new ModelFileError(
+      `Cannot use config.json: num_attention_heads ${config.num_attention_heads} does not divide by ` +
+        `num_key_value_heads ${numKeyValueHeads}`,
+    );
+  }
   return {
     architecture: config.architectures[0]!,
     numHiddenLayers: config.num_hidden_layers,
     hiddenSize: config.hidden_size,
     intermediateSize: config.intermediate_size,
     numAttentionHeads: config.num_attention_heads,
-    numKeyValueHeads: config.num_key_value_heads ?? config.num_attention_heads,
+    numKeyValueHeads,
     headDim,
     vocabSize: config.vocab_size,
     contextLength: contextOf(config),

@@ -37,6 +37,14 @@ test("parseModelConfig() names the field that is wrong", () => {
     return true;
   });
   assert.throws(() => parseModelConfig({ ...phi3, num_attention_heads: 7 }), /does not divide/);
+  for (const num_key_value_heads of [5, 64]) {
+    assert.throws(
+      () => parseModelConfig({ ...phi3, num_key_value_heads }),
+      { name: "ModelFileError", message: /num_attention_heads 32 does not divide by num_key_value_heads/ },
+    );
+  }
+  const odd = { name: "ModelFileError", message: /head_dim is 95, wanted a multiple of 4/ };
+  assert.throws(() => parseModelConfig({ ...phi3, head_dim: 95 }), odd);
 });
 
 test("kvBytesPerToken() gives 768 KiB for Phi-3-mini in f32", () => {
