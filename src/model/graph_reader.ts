@@ -92,6 +92,8 @@ export class GraphReader {
   ): QuantizedProduct {
     mustBe(node, "block_size", integer(node, "block_size"), BLOCK_SIZE);
     if (bits !== 4 && bits !== 8) mustBe(node, "bits", bits, "4 or 8");
+    // Else the counts below could be whole where a row is not.
+    mustBe(node, `what is left of ${k} columns after blocks of ${BLOCK_SIZE}`, k % BLOCK_SIZE, 0);
     mustBe(node, "its fifth input (a group index or bias)", rest.find((input) => input) ?? "absent", "absent");
     const packed = this.index.constant(zeros ?? "")?.dataType === DataType.UINT8;
     if (zeros && bits === 8) mustBe(node, "zero points of int8 weights", zeros, "absent, their middle is at 128");

@@ -9,8 +9,9 @@ import type { Phi3Size } from "../../models/phi3_shape.ts";
 import { type Layout, LAYOUTS, syntheticOnnxPath, writeSyntheticOnnx } from "../../models/synthetic_model.ts";
 import { ModelFileError } from "../../src/errors.ts";
 import { readDecoderGraph } from "../../src/model/decoder_graph.ts";
+import { GraphReader } from "../../src/model/graph_reader.ts";
 import { type ModelConfig, parseModelConfig } from "../../src/model/model_config.ts";
-import { decodeModel, encodeModel, intAttribute, type OnnxModel } from "../../src/model/onnx_proto.ts";
+import { DataType, decodeModel, encodeModel, intAttribute, type OnnxModel } from "../../src/model/onnx_proto.ts";
 import { readOnnx } from "../../src/model/read_onnx.ts";
 import { TensorFiles } from "../../src/model/tensor_bytes.ts";
 
@@ -92,6 +93,23 @@ describe("readDecoderGraph()", () => {
       /rotary caches cos_cache \[256, 32\]/,
     );
     refuses((model) => node(model, "k_rotary/RotaryEmbedding").input[1] = "input_ids", /wanted/);
+  });
+
+  test("refuses products of rows that are no whole blocks, though their bytes may be", () => {
+    const [n, k] = [64, 48];
+    const numbers = { N: n, K: k, bits: 4, block_size: 32 };
+    const attribute = Object.entries(numbers).map(([name, i]) => intAttribute(name, i));
+    const [input, output] = [["x", "q", "s"], ["y"]];
+    const node = { name: "it", opType: "MatMulNBits", domain: "com.microsoft", input, output, attribute };
+    const initializer = [
+      { name: "q", dataType: DataType.UINT8, dims: [n * k / 2] },
+      { name: "s", dataType: DataType.FLOAT, dims: [n * k / 32] },
+    ];
+    const reader = new GraphReader({ name: "", node: [node], initializer, input: [], output: [] });
+    assert.throws(() => reader.product("y", "up_proj", n, k), {
+      name: "ModelFileError",
+      message: /node it: what is left of 48 columns after blocks of 32 is 16, wanted 0/,
+    });
   });
 
   test("refuses attention of another kind", () => {
