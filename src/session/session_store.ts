@@ -11,6 +11,7 @@ import type { KvTiers, KvTiersStats } from "./kv_tiers.ts";
 import { DEFAULT_TENANT, Session, type SessionName } from "./session.ts";
 import type { ParkedKv } from "./session_kv.ts";
 import type { SessionJournal } from "./session_journal.ts";
+import { isOver, TenantSessions } from "./tenant_sessions.ts";
 import type { TranscriptDelta } from "./transcript.ts";
 import type { AcquireOptions, Hold } from "./turn_lock.ts";
 
@@ -42,18 +43,11 @@ export interface HeldSession {
   hold: Hold;
 }
 
-interface TenantSessions {
-  running: Map<string, Session>;
-  idle: LRUCache<string, Session>;
-}
-
 /** Reasons remembered for sessions that are gone. */
 const MAX_GONE = 10_000;
-/** Longest that a timer waits, in milliseconds: one that is to wait for longer goes off at once, again and again. */
-const MAX_TIMER_MS = 2 ** 31 - 2;
 
 /**
- * Sessions by tenant and id. One is either idle (in an LRU cache, with a TTL) or has a running turn, never both.
+ * Sessions by tenant and id, each idle or with a running turn.
  * Transcripts change through the store, so that what is in memory and what is on disk agree.
  */
 export class SessionStore implements Disposable {
@@ -77,7 +71,7 @@ export class SessionStore implements Disposable {
     session.expiresAt = lastAt + (session.ttlMs ?? this.ttlMs);
     if (isOver(session)) return this.#lose(session, "expired");
     if (parked) this.#tiers.adopt(session, parked);
-    this.#setIdle(session);
+    this.#of(session.name!).rest(session);
   }
 
   /** Key of a session: the journal's, if there is one. */
@@ -87,13 +81,7 @@ export class SessionStore implements Disposable {
 
   /** The session, if it is there; does not count as a use. */
   peek(name: SessionName): Session | undefined {
-    const key = this.key(name);
-    const sessions = this.#tenants.get(name.tenant);
-    const session = sessions?.running.get(key) ?? sessions?.idle.peek(key);
-    if (!session || !isOver(session)) return session;
-    sessions!.idle.delete(key);
-    this.#lose(session, "expired");
-    return undefined;
+    return this.#tenants.get(name.tenant)?.find(this.key(name));
   }
 
   /**
@@ -107,8 +95,7 @@ export class SessionStore implements Disposable {
 
   /** Sessions of one tenant, most recently used first. */
   list(tenant: string): Session[] {
-    const { running, idle } = this.#of(tenant);
-    return [...running.values(), ...idle.values()].filter((session) => !isOver(session));
+    return this.#tenants.get(tenant)?.list() ?? [];
   }
 
   /**
@@ -121,14 +108,14 @@ export class SessionStore implements Disposable {
     const key = this.key(name);
     if (this.peek(name)) throw new SessionExistsError(name.id);
     this.#requireReadable(name.id, key);
-    const { running, idle } = this.#of(name.tenant);
-    if (this.#journal && running.size + idle.size >= this.#maxSessions) {
+    const sessions = this.#of(name);
+    if (this.#journal && sessions.size >= this.#maxSessions) {
       throw new SessionLimitError(name.id, this.#maxSessions);
     }
     const session = new Session(name, { key });
     session.ttlMs = ttlMs;
     session.expiresAt = Date.now() + (ttlMs ?? this.ttlMs);
-    this.#setIdle(session);
+    sessions.rest(session);
     return session;
   }
 
@@ -166,12 +153,14 @@ export class SessionStore implements Disposable {
   end({ session, hold }: HeldSession): void {
     this.#tiers.release(session);
     if (!session.closed) {
-      const { running, idle } = this.#of(session.name!.tenant);
-      running.delete(session.key);
+      const sessions = this.#of(session.name!);
       // Who waits for it goes on with this session, not with a new one.
-      if (session.established || !session.lock.lonely) this.#setIdle(session);
-      else session.closed = true;
-      while (!this.#journal && idle.size > this.#maxSessions) idle.pop();
+      if (session.established || !session.lock.lonely) sessions.rest(session);
+      else {
+        sessions.remove(session.key);
+        session.closed = true;
+      }
+      if (!this.#journal) sessions.trim(this.#maxSessions);
     }
     if (session.closed) this.#tiers.drop(session);
     hold.release();
@@ -205,48 +194,29 @@ export class SessionStore implements Disposable {
     const session = this.peek(name);
     const key = this.key(name);
     if (!session) return await this.#journal?.discard(key) ?? false;
-    const { running, idle } = this.#of(name.tenant);
-    running.delete(key);
-    idle.delete(key);
+    this.#of(name).remove(key);
     this.#gone.set(key, "deleted");
     await this.#forget(session);
     return true;
   }
 
   stats(): SessionStoreStats {
-    const counts = [...this.#tenants.values()].map(({ running, idle }) => running.size + idle.size);
-    return { sessions: sum(counts), ...this.#tiers.stats() };
+    return { sessions: sum([...this.#tenants.values()].map(({ size }) => size)), ...this.#tiers.stats() };
   }
 
   /** Gives all KV back, but for running turns', which goes when they end. Files stay. */
   [Symbol.dispose](): void {
-    for (const { running, idle } of this.#tenants.values()) {
-      for (const session of running.values()) session.closed = true;
-      for (const session of idle.values()) {
-        session.closed = true;
-        this.#tiers.abandon(session);
-      }
-      running.clear();
-      idle.clear();
+    for (const sessions of this.#tenants.values()) {
+      const { running, idle } = sessions.clear();
+      for (const session of [...running, ...idle]) session.closed = true;
+      for (const session of idle) this.#tiers.abandon(session);
     }
   }
 
-  #of(tenant: string): TenantSessions {
+  #of({ tenant }: SessionName): TenantSessions {
     const known = this.#tenants.get(tenant);
     if (known) return known;
-    const idle = new LRUCache<string, Session>({
-      // Each session has its own.
-      ttl: MAX_TIMER_MS,
-      // KV of a session that nobody asks for again has to go too, so expiry must not wait for a look-up.
-      ttlAutopurge: true,
-      // Its timers go off late; until then what is over is ours to find and to forget.
-      allowStale: true,
-      dispose: (session, _key, reason) => {
-        // A session leaves the idle set to start a turn as well, and to be deleted.
-        if (reason === "expire" || reason === "evict") this.#lose(session, reason === "expire" ? "expired" : "evicted");
-      },
-    });
-    const sessions = { running: new Map<string, Session>(), idle };
+    const sessions = new TenantSessions((session, reason) => this.#lose(session, reason));
     this.#tenants.set(tenant, sessions);
     return sessions;
   }
@@ -260,9 +230,7 @@ export class SessionStore implements Disposable {
         hold.release();
         continue;
       }
-      const { running, idle } = this.#of(session.name!.tenant);
-      running.set(session.key, session);
-      idle.delete(session.key);
+      this.#of(session.name!).run(session);
       this.#tiers.hold(session);
       return { session, hold };
     }
@@ -281,12 +249,6 @@ export class SessionStore implements Disposable {
     await this.#journal?.remove(session.key);
   }
 
-  #setIdle(session: Session): void {
-    const left = Math.max(1, session.expiresAt - Date.now());
-    // 0 is no timer: who lives for so long is found to be over when it is looked for.
-    this.#of(session.name!.tenant).idle.set(session.key, session, { ttl: left < MAX_TIMER_MS ? left : 0 });
-  }
-
   #missing(name: SessionName): never {
     const key = this.key(name);
     this.#requireReadable(name.id, key);
@@ -299,9 +261,6 @@ export class SessionStore implements Disposable {
     if (why !== undefined) throw new SessionGoneError(id, "unreadable", why);
   }
 }
-
-/** Whether a session's time is over, and no turn holds it. */
-const isOver = ({ expiresAt, lock }: Session): boolean => expiresAt <= Date.now() && !lock.busy;
 
 /** Fills in the tenant. */
 export const sessionName = (id: string, tenant: string = DEFAULT_TENANT): SessionName => ({ tenant, id });
