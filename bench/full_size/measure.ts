@@ -5,7 +5,7 @@
 import { parseArgs } from "node:util";
 import { loadKernels } from "../../src/backend/simd/kernels.ts";
 import { createSimdBackend } from "../../src/backend/simd/simd_backend.ts";
-import { startPoolThreads, ThreadPool } from "../../src/backend/simd/thread_pool.ts";
+import { startPool } from "../kernels/pool.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 import { readModelFolder } from "../../src/model/model_folder.ts";
 import { contextIds, tokenMs } from "../context.ts";
@@ -80,9 +80,7 @@ process.exit(0);
 async function readSpeed(): Promise<number> {
   const kernels = (await loadKernels())!;
   const { exports, memory } = kernels;
-  const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads), (why) => {
-    throw new Error(`Cannot go on measuring: ${why}`);
-  });
+  const pool = await startPool(kernels, threads);
   const pointer = exports.allocate(READ_BYTES) >>> 0;
   if (pointer === 0) throw new Error(`Cannot measure reading: the heap has no ${READ_BYTES} bytes`);
   // Memory that was never written is one page, which caches hold.

@@ -5,7 +5,7 @@
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { Dot, loadVariant, type Variant, Weights } from "../../src/backend/simd/kernels.ts";
-import { startPoolThreads, ThreadPool } from "../../src/backend/simd/thread_pool.ts";
+import { startPool } from "./pool.ts";
 import { HEAD, LAYER_PRODUCTS, ROWS, SHAPES } from "./shapes.ts";
 
 /** Best times of so many runs of one form of weights. */
@@ -36,9 +36,7 @@ const { values: flags } = parseArgs({
 const kernels = await loadVariant(flags.build as Variant);
 const { exports, memory, dots } = kernels;
 const threads = Number(flags.threads);
-const pool = await ThreadPool.start(kernels, threads, startPoolThreads(threads), (why) => {
-  throw new Error(`Cannot go on measuring: ${why}`);
-});
+const pool = await startPool(kernels, threads);
 
 const mostRows = Math.max(...ROWS);
 const widest = Math.max(...SHAPES.map(([, k]) => k));

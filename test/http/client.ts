@@ -59,13 +59,28 @@ export const textOf = (events: readonly SseEvent[]): string =>
 
 /** Reads a body until so many events are there, and leaves. */
 export async function readEvents(response: Response, count: number): Promise<SseEvent[]> {
+  const { events, leave } = await readBeginning(response, count);
+  await leave();
+  return events;
+}
+
+/** Reads a body until so many events are there. @returns them, and what reads all to the end, or leaves */
+export async function readBeginning(response: Response, count: number) {
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let body = "";
-  while (sseEvents(body.slice(0, body.lastIndexOf("\n\n") + 2)).length < count) {
-    const { done, value } = await reader.read();
-    if (done) break;
+  const more = async () => {
+    const { done, value = "" } = await reader.read();
     body += value;
-  }
-  await reader.cancel();
-  return sseEvents(body);
+    return !done;
+  };
+  const whole = () => sseEvents(body.slice(0, body.lastIndexOf("\n\n") + 2));
+  while (whole().length < count && await more());
+  return {
+    events: whole(),
+    leave: () => reader.cancel(),
+    async readAll(): Promise<SseEvent[]> {
+      while (await more());
+      return sseEvents(body);
+    },
+  };
 }

@@ -6,25 +6,9 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { crashThread, killThread } from "../backend/crash_thread.ts";
 import { collect } from "../fakes/fake_engine.ts";
-import { type SseEvent, sseEvents } from "../http/client.ts";
+import { readBeginning } from "../http/client.ts";
 import { readAndVanish, requestRaw } from "./raw_client.ts";
 import { type ServedSimd, servedSimd } from "./served_simd.ts";
-
-/** Reads a stream until it is in the middle of its answer; gives what reads its events to the end. */
-async function readBeginning(response: Response): Promise<() => Promise<SseEvent[]>> {
-  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let received = "";
-  const more = async () => {
-    const { done, value = "" } = await reader.read();
-    received += value;
-    return !done;
-  };
-  while (sseEvents(received.slice(0, received.lastIndexOf("\n\n"))).length < 3 && await more());
-  return async () => {
-    while (await more());
-    return sseEvents(received);
-  };
-}
 
 const user = (content: string) => ({ role: "user", content });
 const QUESTION = "What is the capital of this country, and how long has it been that?";
@@ -55,11 +39,11 @@ describe("our engine, served, when", () => {
       const asked = [next, { messages: [user("More")], session: "new" }, { messages: [user("More")] }];
       const streams = await Promise.all(asked.map(async (body) => {
         const fields = { stream: true, max_tokens: 5000, ignore_eos: true };
-        return await readBeginning(await server.post("/v1/chat/completions", { ...body, ...fields }));
+        return await readBeginning(await server.post("/v1/chat/completions", { ...body, ...fields }), 3);
       }));
       await crashThread(server.backend);
-      for (const rest of streams) {
-        const { error } = (await rest()).at(-1)!.data;
+      for (const { readAll } of streams) {
+        const { error } = (await readAll()).at(-1)!.data;
         assert.deepEqual([error.code, error.type], ["unavailable", "server_error"]);
         assert.match(error.message, /the inference thread is gone/);
       }
