@@ -1,40 +1,16 @@
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, open, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, beforeEach, describe, test } from "node:test";
+import { describe, test } from "node:test";
 import { StorageError } from "../../src/errors.ts";
 import { GREEDY } from "../../src/sampling/sampling_params.ts";
 import { decodeLog, encodeLog, encodeRecord, logRecord } from "../../src/session/session_log.ts";
 import { storedSampling } from "../../src/session/transcript.ts";
-import { FAKE_BYTES_PER_TOKEN } from "../fakes/fake_backend.ts";
 import { collect } from "../fakes/fake_engine.ts";
 import { durableEngine } from "../fakes/durable_engine.ts";
+import { append, dataDir, filesEnding, type Started, useDataDir } from "./data_dir.ts";
 
-const folders: string[] = [];
-let dataDir: string;
-beforeEach(async () => {
-  dataDir = join(await mkdtemp(join(tmpdir(), "hearth-sessions-")), "data");
-  folders.push(dataDir);
-});
-after(async () => {
-  for (const folder of folders) await rm(join(folder, ".."), { recursive: true, force: true });
-});
-
-type Started = Awaited<ReturnType<typeof durableEngine>>;
-
-/** One turn of session `s` that adds these ids. @returns the answer's ids */
-async function append({ engine }: Started, ids: number[], maxTokens = 4): Promise<number[]> {
-  const { turn } = engine.sessions.list().find(({ id }) => id === "s") ?? { turn: 0 };
-  const session = { id: "s", mode: "append" as const, ifTurn: turn };
-  return (await collect(engine.generate({ prompt: { ids }, maxTokens, ignoreEos: true, session }))).ids;
-}
-
-/** Paths of the session files that end so. */
-async function filesEnding(end: string): Promise<string[]> {
-  const names = await readdir(dataDir, { recursive: true });
-  return names.filter((name) => name.endsWith(end)).map((name) => join(dataDir, name));
-}
+useDataDir();
 
 /** Does something while the disk refuses the n-th file or folder that is to be on it. */
 async function refusingSync(n: number, work: () => Promise<void>): Promise<void> {
@@ -333,104 +309,6 @@ test("a session is kept for as long as was promised, whatever came of it since i
     const [promised, kept] = [sessions.describe(id), second.engine.sessions.describe(id)];
     assert.ok(kept.expiresAt! >= promised.expiresAt!, `${id} is kept ${promised.expiresAt! - kept.expiresAt!} ms less`);
   }
-});
-
-describe("parked KV on disk", () => {
-  const options = { parkedBudgetBytes: 100 * FAKE_BYTES_PER_TOKEN, parking: { pays: () => true } };
-
-  test("KV is parked, survives a restart, and comes back", async () => {
-    const first = await durableEngine(dataDir, options);
-    await append(first, [1, 2, 3]);
-    assert.equal((await first.engine.sessions.park("s")).state, "parked");
-    const second = await durableEngine(dataDir, options);
-    assert.deepEqual([second.engine.sessions.inspect("s").state, second.engine.sessions.inspect("s").cachedTokens], [
-      "parked",
-      6,
-    ]);
-    const session = { id: "s", mode: "append" as const };
-    const request = { prompt: { ids: [9] }, maxTokens: 3, ignoreEos: true, session };
-    assert.equal((await second.engine.sessions.plan(request)).reusedTokens, 6);
-    const { ids, end } = await collect(second.engine.generate(request));
-    assert.deepEqual([end.usage.cachedTokens, end.usage.cache.reason], [6, "restored"]);
-    assert.deepEqual(ids, await append(first, [9], 3));
-    await second.engine.sessions.evict("s");
-    assert.deepEqual(await filesEnding(".kv"), []);
-  });
-
-  test("an engine that ends parks what is idle", async () => {
-    const first = await durableEngine(dataDir, options);
-    await append(first, [1, 2, 3]);
-    await first.engine[Symbol.asyncDispose]();
-    assert.equal((await durableEngine(dataDir, options)).engine.sessions.inspect("s").state, "parked");
-  });
-
-  test("an engine that ends keeps what was used last, as far as the budget goes", async () => {
-    const first = await durableEngine(dataDir, { ...options, parkedBudgetBytes: 13 * FAKE_BYTES_PER_TOKEN });
-    for (const id of ["a", "b", "c", "d"]) {
-      await collect(
-        first.engine.generate({ prompt: { ids: [1, 2, 3] }, maxTokens: 4, ignoreEos: true, session: { id } }),
-      );
-      // Already there, and used less lately than what is to come.
-      if (id === "a") await first.engine.sessions.park(id);
-    }
-    await first.engine[Symbol.asyncDispose]();
-    const statesWith = async (options: object) => {
-      const { sessions } = (await durableEngine(dataDir, options)).engine;
-      return ["a", "b", "c", "d"].map((id) => sessions.describe(id).state);
-    };
-    assert.deepEqual(await statesWith(options), ["cold", "cold", "parked", "parked"]);
-    const smaller = { ...options, parkedBudgetBytes: 7 * FAKE_BYTES_PER_TOKEN };
-    assert.deepEqual(await statesWith(smaller), ["cold", "cold", "cold", "parked"]);
-  });
-
-  const damages: Record<string, (bytes: Uint8Array) => Uint8Array> = {
-    "flipped in a bit": (bytes) => bytes.map((byte, i) => i === bytes.length - 10 ? byte ^ 1 : byte),
-    "flipped in a bit of its checksum": (bytes) => bytes.map((byte, i) => i === bytes.length - 1 ? byte ^ 1 : byte),
-    "cut short by a byte": (bytes) => bytes.subarray(0, -1),
-    "longer by a byte": (bytes) => Uint8Array.from([...bytes, 0]),
-  };
-  for (const [damage, damaged] of Object.entries(damages)) {
-    test(`a file that is ${damage} costs time, not tokens`, async () => {
-      const first = await durableEngine(dataDir, options);
-      await append(first, [1, 2, 3]);
-      await first.engine.sessions.park("s");
-      const [path] = await filesEnding(".kv");
-      await writeFile(path!, damaged(new Uint8Array(await readFile(path!))));
-      const second = await durableEngine(dataDir, options);
-      assert.deepEqual(await append(second, [9]), await append(first, [9]));
-      assert.equal(second.engine.sessions.stats().failedRestores, 1);
-      assert.equal(second.backend.caches.size, 1);
-    });
-  }
-
-  test("KV that the transcript has left behind is not taken", async () => {
-    const first = await durableEngine(dataDir, options);
-    await append(first, [1, 2, 3]);
-    await first.engine.sessions.park("s");
-    const [kv] = await filesEnding(".kv");
-    const bytes = await readFile(kv!);
-    await first.engine.sessions.rewind("s", { toTurn: 0 });
-    await append(first, [4, 5, 6]);
-    await first.engine.sessions.evict("s");
-    // As if the process had died before it removed the file.
-    await writeFile(kv!, bytes);
-    assert.equal((await durableEngine(dataDir, options)).engine.sessions.inspect("s").state, "cold");
-    assert.deepEqual(await filesEnding(".kv"), []);
-  });
-
-  test("KV of another arithmetic or over the budget is not taken", async () => {
-    const first = await durableEngine(dataDir, options);
-    await append(first, [1, 2, 3]);
-    await first.engine.sessions.park("s");
-    const [kv] = await filesEnding(".kv");
-    const bytes = await readFile(kv!);
-    const stateAfter = async (options: object) =>
-      (await durableEngine(dataDir, options)).engine.sessions.inspect("s").state;
-    assert.equal(await stateAfter({ ...options, variant: "other" }), "cold");
-    await writeFile(kv!, bytes);
-    assert.equal(await stateAfter(options), "parked");
-    assert.equal(await stateAfter({ ...options, parkedBudgetBytes: 10 }), "cold");
-  });
 });
 
 test("open() says why a folder cannot be used", async () => {
