@@ -5,6 +5,8 @@
 //! back on: a sequence is cut into segments of fixed length, and what a query found in each is merged in their order.
 //! Who attended which segment changes no bits.
 
+use std::ops::Range;
+
 use crate::attention::{attend, finish, merge, scratch_floats, state_floats, AttentionShape, Query, QUERIES, SEGMENT};
 use crate::kv::{BlockPool, BLOCK_TOKENS};
 use crate::memory::reserve;
@@ -13,6 +15,9 @@ use crate::threads::{self, for_parts, Shared};
 
 /// Heads of tokens that one thread finishes.
 const FINISHED_TOGETHER: usize = 64;
+
+/// Less than this, in elements of keys that queries are multiplied with, one thread attends faster than several.
+const SHARED_FROM: usize = 64 << 10;
 
 /// Tokens of a row that lie in one KV block: a thread has it alone when it writes.
 pub struct Tile {
@@ -43,15 +48,15 @@ pub fn tiles(rows: &[Row]) -> Vec<Tile> {
 /// What one thread attends: some heads of a tile's tokens, in some segments.
 struct Unit {
     tile: usize,
-    segments: std::ops::Range<usize>,
-    heads: std::ops::Range<usize>,
+    segments: Range<usize>,
+    heads: Range<usize>,
     /// Of its first state: `[heads, tokens of the tile]` of them.
     state: usize,
 }
 
 /// Makes room in the `scratch` of `attend_tiles`. Returns false when the memory is not there.
 pub fn reserve_scratch(scratch: &mut Vec<f32>, tiles: &[Tile], shape: &AttentionShape, weights: bool) -> bool {
-    let apart = apart(tiles, weights);
+    let apart = apart(tiles, shape, weights);
     reserve(scratch, scratch_len(shape, tiles, &units(tiles, shape, apart)))
 }
 
@@ -62,8 +67,14 @@ fn scratch_len(shape: &AttentionShape, tiles: &[Tile], units: &[Unit]) -> usize 
 }
 
 /// Whether threads share what each token looks back on, not the tokens.
-fn apart(tiles: &[Tile], weights: bool) -> bool {
-    tiles.len() < 2 * threads::count() && threads::count() > 1 && !weights
+fn apart(tiles: &[Tile], shape: &AttentionShape, weights: bool) -> bool {
+    let few = tiles.len() < 2 * threads::count() && threads::count() > 1;
+    few && !weights && tiles.iter().any(|tile| segments(tile, shape).len() > 1)
+}
+
+/// The segments that a tile's tokens look back on.
+fn segments(tile: &Tile, shape: &AttentionShape) -> Range<usize> {
+    shape.first(tile.position) / SEGMENT..(tile.position + tile.count - 1) / SEGMENT + 1
 }
 
 /// Attends all tokens of a pass: `qkv` f32 `[tokens, heads + 2 * kv_heads, head_dim]`, `out` `[tokens, heads, head_dim]`.
@@ -84,7 +95,7 @@ pub fn attend_tiles(
     let group = heads / kv_heads;
     let size = state_floats(head_dim);
     let longest = tiles.iter().map(|tile| tile.position + tile.count).max().unwrap_or(0);
-    let apart = apart(tiles, weights.is_some());
+    let apart = apart(tiles, shape, weights.is_some());
     let units = units(tiles, shape, apart);
 
     let floats = scratch_floats(head_dim);
@@ -144,14 +155,15 @@ pub fn attend_tiles(
 /// Cuts the work: by segments where `apart`; and by heads, in groups that share keys and values, until there is enough.
 fn units(tiles: &[Tile], shape: &AttentionShape, apart: bool) -> Vec<Unit> {
     let AttentionShape { heads, kv_heads, .. } = *shape;
-    let segments = |tile: &Tile| shape.first(tile.position) / SEGMENT..(tile.position + tile.count - 1) / SEGMENT + 1;
-    let whole = if apart { tiles.iter().map(|tile| segments(tile).len()).sum() } else { tiles.len() };
-    let cuts = if threads::count() == 1 { 1 } else { (2 * threads::count()).div_ceil(whole.max(1)) };
+    let whole = if apart { tiles.iter().map(|tile| segments(tile, shape).len()).sum() } else { tiles.len() };
+    let seen: usize = tiles.iter().map(|tile| tile.count * (tile.position + tile.count)).sum();
+    let alone = threads::count() == 1 || seen * heads * shape.head_dim < SHARED_FROM;
+    let cuts = if alone { 1 } else { (2 * threads::count()).div_ceil(whole.max(1)) };
     let together = kv_heads.div_ceil(cuts) * heads / kv_heads;
     let mut state = 0;
     let mut units = Vec::new();
     for (index, tile) in tiles.iter().enumerate() {
-        let all = segments(tile);
+        let all = segments(tile, shape);
         let step = if apart { 1 } else { all.len() };
         for first in all.clone().step_by(step) {
             for head in (0..heads).step_by(together) {

@@ -7,6 +7,7 @@ use std::arch::wasm32::*;
 
 use crate::attention::QUERIES;
 use crate::kv::{BLOCK_TOKENS, STRIP};
+use crate::lanes::{abs_max, rounded};
 
 /// The largest i16 that is used. Sums stay below 2^31 for a head of up to 512.
 pub const I16_MAX: f32 = 32767.0;
@@ -16,11 +17,12 @@ pub const I16_MAX: f32 = 32767.0;
 /// # Safety
 /// `to` is i16 of `query`'s length.
 pub unsafe fn prepare(query: &[f32], to: *mut i16) -> f32 {
-    let amax = query.iter().fold(0.0f32, |max, v| if v.is_nan() || v.abs() > max { v.abs() } else { max });
+    let amax = abs_max(query);
     let factor = I16_MAX / amax;
     let factor = if factor.is_finite() { factor } else { 0.0 };
-    for (d, value) in query.iter().enumerate() {
-        to.add(d).write((value * factor).round_ties_even() as i16);
+    for d in (0..query.len()).step_by(4) {
+        let q = rounded(v128_load(query.as_ptr().add(d).cast()), factor);
+        v128_store64_lane::<0>(i16x8_narrow_i32x4(q, q), to.add(d).cast());
     }
     amax / I16_MAX / (query.len() as f32).sqrt()
 }
@@ -146,9 +148,8 @@ unsafe fn quantize(weights: *const f32, scales: *const f32, to: &mut Weights) {
     let max = f32x4_max(max, i32x4_shuffle::<2, 3, 0, 1>(max, max));
     let max = f32x4_extract_lane::<0>(f32x4_max(max, i32x4_shuffle::<1, 0, 3, 2>(max, max)));
     let factor = I16_MAX / max;
-    let factor = f32x4_splat(if factor.is_finite() { factor } else { 0.0 });
-    let quants: [v128; 4] =
-        std::array::from_fn(|i| i32x4_trunc_sat_f32x4(f32x4_nearest(f32x4_mul(products[i], factor))));
+    let factor = if factor.is_finite() { factor } else { 0.0 };
+    let quants = products.map(|four| rounded(four, factor));
     let quants_at = to.quants.as_mut_ptr().cast::<v128>();
     v128_store(quants_at, i16x8_narrow_i32x4(quants[0], quants[1]));
     v128_store(quants_at.add(1), i16x8_narrow_i32x4(quants[2], quants[3]));

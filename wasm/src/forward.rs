@@ -17,7 +17,7 @@ use crate::threads::{for_parts, Shared};
 /// Fewer tokens than this are normed, added and so on faster by one thread than by several.
 const TOKENS_APART: usize = 8;
 /// The same of blocks of 32 numbers that go through the activation function.
-const BLOCKS_APART: usize = 16;
+const BLOCKS_APART: usize = 64;
 
 /// Buffers of a pass, kept for the next one.
 #[derive(Default)]

@@ -12,6 +12,9 @@
 //! values [dim/32][16 tokens][32 dims]      [dim/32][8 pairs][32 dims][2 tokens]    then f32 [16]
 //! ```
 
+use std::arch::wasm32::*;
+
+use crate::lanes::{abs_max, rounded};
 use crate::memory::AlignedBytes;
 
 /// Tokens in a block.
@@ -67,29 +70,52 @@ impl KvShape {
         2 * self.layers * self.run_bytes()
     }
 
+    /// Where the elements of a strip lie for one token, from the strip's start on, in elements: the first, the way from
+    /// one pair of them to the next, and from the first of a pair to the second.
+    fn strip_steps(&self, kind: Kind, token: usize, width: usize) -> (usize, usize, usize) {
+        match (self.kv_type, kind) {
+            (KvType::F32, Kind::Keys) => (token, 2 * BLOCK_TOKENS, BLOCK_TOKENS),
+            (KvType::F32, Kind::Values) => (token * width, 2, 1),
+            (KvType::Int8, Kind::Keys) => (2 * token, 2 * BLOCK_TOKENS, 1),
+            (KvType::Int8, Kind::Values) => (token / 2 * 2 * width + token % 2, 4, 2),
+        }
+    }
+
     /// Where element `d` of a token lies in its part, in elements.
     fn place(&self, kind: Kind, token: usize, d: usize) -> usize {
         let strip = d / STRIP * STRIP;
-        let width = STRIP.min(self.head_dim - strip);
-        match (self.kv_type, kind) {
-            (KvType::F32, Kind::Keys) => d * BLOCK_TOKENS + token,
-            (KvType::F32, Kind::Values) => strip * BLOCK_TOKENS + token * width + d % STRIP,
-            (KvType::Int8, Kind::Keys) => d / 2 * 2 * BLOCK_TOKENS + 2 * token + d % 2,
-            (KvType::Int8, Kind::Values) => strip * BLOCK_TOKENS + token / 2 * 2 * width + 2 * (d % STRIP) + token % 2,
+        let (first, pair, second) = self.strip_steps(kind, token, STRIP.min(self.head_dim - strip));
+        strip * BLOCK_TOKENS + first + d % STRIP / 2 * pair + d % 2 * second
+    }
+
+    /// Visits the places of a token in its part, four at a time: the first one's element, then where the four lie.
+    #[inline(always)]
+    fn each_four(&self, kind: Kind, token: usize, mut visit: impl FnMut(usize, [usize; 4])) {
+        for strip in (0..self.head_dim).step_by(STRIP) {
+            let width = STRIP.min(self.head_dim - strip);
+            let (first, pair, second) = self.strip_steps(kind, token, width);
+            let mut at = strip * BLOCK_TOKENS + first;
+            for d in (strip..strip + width).step_by(4) {
+                visit(d, [at, at + second, at + pair, at + pair + second]);
+                at += 2 * pair;
+            }
         }
     }
 
     /// Writes one token of a part.
     fn write(&self, part: &mut [u8], kind: Kind, token: usize, values: &[f32]) {
+        assert!(values.len() == self.head_dim && part.len() == self.part_bytes() && token < BLOCK_TOKENS);
         match self.kv_type {
             KvType::F32 => {
                 let floats = part.as_mut_ptr().cast::<f32>();
-                for (d, &value) in values.iter().enumerate() {
-                    unsafe { floats.add(self.place(kind, token, d)).write(value) };
-                }
+                self.each_four(kind, token, |d, places| {
+                    for (i, at) in places.into_iter().enumerate() {
+                        unsafe { floats.add(at).write(values[d + i]) };
+                    }
+                });
             }
             KvType::Int8 => {
-                let amax = values.iter().fold(0.0f32, |max, v| if v.is_nan() || v.abs() > max { v.abs() } else { max });
+                let amax = abs_max(values);
                 let factor = 127.0 / amax;
                 // A head of zeros, or of next to nothing; one that is not finite makes what reads it NaN.
                 let factor = if factor.is_finite() && amax.is_finite() { factor } else { 0.0 };
@@ -102,9 +128,14 @@ impl KvShape {
                 } else {
                     f32::NAN
                 };
-                for (d, &value) in values.iter().enumerate() {
-                    part[self.place(kind, token, d)] = (value * factor).round_ties_even() as i8 as u8;
-                }
+                self.each_four(kind, token, |d, places| {
+                    let four = unsafe { v128_load(values[d..d + 4].as_ptr().cast()) };
+                    let q = rounded(four, factor);
+                    part[places[0]] = i8x16_extract_lane::<0>(q) as u8;
+                    part[places[1]] = i8x16_extract_lane::<4>(q) as u8;
+                    part[places[2]] = i8x16_extract_lane::<8>(q) as u8;
+                    part[places[3]] = i8x16_extract_lane::<12>(q) as u8;
+                });
                 let at = BLOCK_TOKENS * self.head_dim + 4 * token;
                 part[at..at + 4].copy_from_slice(&scale.to_le_bytes());
             }

@@ -19,6 +19,37 @@ pub fn sum_of_squares(x: &[f32]) -> f32 {
     sum4(sum)
 }
 
+/// The largest magnitude, NaN where there is one. The length is a multiple of 4.
+#[inline]
+pub fn abs_max(x: &[f32]) -> f32 {
+    // Without their sign, floats are in the order of their bits as integers, infinity and NaN last: an instruction
+    // where f32x4.max takes several.
+    let magnitudes = x.chunks_exact(4).map(|four| f32x4_abs(unsafe { v128_load(four.as_ptr().cast()) }));
+    let max = magnitudes.fold(i32x4_splat(0), |max, v| i32x4_max(max, v));
+    let max = i32x4_max(max, i32x4_shuffle::<2, 3, 0, 1>(max, max));
+    f32x4_extract_lane::<0>(i32x4_max(max, i32x4_shuffle::<1, 0, 3, 2>(max, max)))
+}
+
+/// Added to a number between -2^22 and 2^22, it rounds that to the nearest integer, halves to even, and leaves it in the
+/// lowest bits of the sum: two instructions, where `nearest` and the saturating conversion take up to ten.
+const ROUND: f32 = 12_582_912.0;
+
+/// The nearest integers, halves to even, of numbers between -2^22 and 2^22.
+#[inline]
+fn nearest(v: v128) -> v128 {
+    i32x4_sub(f32x4_add(v, f32x4_splat(ROUND)), f32x4_splat(ROUND))
+}
+
+/// `v * factor` as the nearest integers, whose magnitude the factor keeps below 2^22; zeros where it is 0, since an
+/// infinity times 0 would be NaN.
+#[inline]
+pub fn rounded(v: v128, factor: f32) -> v128 {
+    if factor == 0.0 {
+        return i32x4_splat(0);
+    }
+    nearest(f32x4_mul(v, f32x4_splat(factor)))
+}
+
 /// `e^x` to 2 ulp, 0 below -87: Cephes' expf, a polynomial over `[-ln2/2, ln2/2]`, https://www.netlib.org/cephes/.
 /// One definition, because libm's differ in their last bits.
 #[inline]

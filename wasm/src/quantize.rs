@@ -8,6 +8,7 @@ use std::arch::wasm32::*;
 
 use crate::activations::{Activations, TileRows};
 use crate::half::F16_SCALE;
+use crate::lanes::{abs_max, rounded};
 use crate::layout::BLOCK;
 
 /// `amax` of a block to the factor of its values and its scale.
@@ -43,29 +44,27 @@ pub unsafe fn quantize(x: *const f32, to: Activations, from: usize, until: usize
 
 unsafe fn quantize_row(x: *const f32, blocks: usize, to: TileRows, r: usize) {
     for block in 0..blocks {
-        let x = x.add(block * BLOCK).cast::<v128>();
-        let values: [v128; 8] = std::array::from_fn(|i| v128_load(x.add(i)));
-        // f32x4.max hands NaN on.
-        let max = values.iter().fold(f32x4_splat(0.0), |max, &v| f32x4_max(max, f32x4_abs(v)));
-        let max = f32x4_max(max, i32x4_shuffle::<2, 3, 0, 1>(max, max));
-        let max = f32x4_max(max, i32x4_shuffle::<1, 0, 3, 2>(max, max));
-        let (factor, scale) = factors(f32x4_extract_lane::<0>(max));
-        let factor = f32x4_splat(factor);
-        let mut sum = i32x4_splat(0);
-        for (i, part) in values.chunks_exact(4).enumerate() {
-            let q: [v128; 4] = std::array::from_fn(|i| {
-                // An infinity times 0 is NaN, and NaN becomes 0.
-                i32x4_trunc_sat_f32x4(f32x4_nearest(f32x4_mul(part[i], factor)))
-            });
-            sum = q.iter().fold(sum, |sum, &q| i32x4_add(sum, q));
-            let bytes = i8x16_narrow_i16x8(i16x8_narrow_i32x4(q[0], q[1]), i16x8_narrow_i32x4(q[2], q[3]));
-            let words = to.q.cast::<u32>().add((block * 8 + 4 * i) * to.height + r);
-            words.write(u32x4_extract_lane::<0>(bytes));
-            words.add(to.height).write(u32x4_extract_lane::<1>(bytes));
-            words.add(2 * to.height).write(u32x4_extract_lane::<2>(bytes));
-            words.add(3 * to.height).write(u32x4_extract_lane::<3>(bytes));
+        let x = std::slice::from_raw_parts(x.add(block * BLOCK), BLOCK);
+        let (factor, scale) = factors(abs_max(x));
+        let quants = |i: usize| rounded(v128_load(x.as_ptr().add(4 * i).cast()), factor);
+        let mut sums = i16x8_splat(0);
+        for half in 0..2 {
+            let q: [v128; 4] = std::array::from_fn(|i| quants(4 * half + i));
+            let pairs = [i16x8_narrow_i32x4(q[0], q[1]), i16x8_narrow_i32x4(q[2], q[3])];
+            sums = i16x8_add(sums, i16x8_add(pairs[0], pairs[1]));
+            let bytes = i8x16_narrow_i16x8(pairs[0], pairs[1]);
+            let words = to.q.cast::<u32>().add((block * 8 + 4 * half) * to.height + r);
+            if to.height == 1 {
+                v128_store(words.cast(), bytes);
+            } else {
+                v128_store32_lane::<0>(bytes, words);
+                v128_store32_lane::<1>(bytes, words.add(to.height));
+                v128_store32_lane::<2>(bytes, words.add(2 * to.height));
+                v128_store32_lane::<3>(bytes, words.add(3 * to.height));
+            }
         }
         let at = block * to.height + r;
+        let sum = i32x4_extadd_pairwise_i16x8(sums);
         let sum = i32x4_add(sum, i32x4_shuffle::<2, 3, 0, 1>(sum, sum));
         let sum = i32x4_extract_lane::<0>(sum) + i32x4_extract_lane::<1>(sum);
         to.xs.add(at).write(scale);

@@ -111,6 +111,8 @@ describe("simd on the bundled model", () => {
         const [row] = await other.forward([{ cache, tokenIds: [ids[at]!] }]);
         assert.deepEqual(row!.logits, whole.subarray(at * vocabSize, (at + 1) * vocabSize), `${at}`);
       }
+      const ranked = async (by: Backend) => (await by.forward([{ tokenIds: ids, top: 3 }]))[0]!.top;
+      assert.deepEqual(await ranked(other), await ranked(backend));
     });
   }
 
