@@ -4,7 +4,7 @@ import { Usage } from "./gpu_usage.ts";
 /**
  * The draw of `sampling/sampler.ts`, by one workgroup, in f32: over all of the vocabulary in its order, over ranked
  * candidates from the best on, or from the best on over as many as top-p and min-p keep. These are not ranked: how far
- * behind the best a token may be is found bit by bit, by what all tokens up to there add up to.
+ * behind the best a token may be is found three bits at a time, by what all tokens up to there add up to.
  */
 const SHADER = /* wgsl */ `
 // most_behind is what min-p allows, as behind() says it.
@@ -22,6 +22,7 @@ const END = 0x7f800001u;
 const ANY = 0xffffffffu;
 var<workgroup> values: array<f32, THREADS>;
 var<workgroup> shares: array<f32, ${MOST_RANKED}>;
+var<workgroup> masses: array<mat2x4f, THREADS>;
 
 // How far a token is behind the best, as the bits of an f32: from 0 on they are in its order.
 fn behind(logit: f32) -> u32 { return bitcast<u32>(bitcast<f32>(ranked[2]) - logit); }
@@ -111,22 +112,47 @@ fn draw_ranked(@builtin(local_invocation_index) thread: u32) {
   }
 }
 
-// What tokens before a place add up to.
-fn mass_before(thread: u32, place: u32) -> f32 {
-  var own = 0.0f;
-  for (var id = thread; id < params.vocab; id += THREADS) {
-    let place_of_id = behind(logits[id]);
-    if (place_of_id < place) { own += chance(place_of_id); }
+// What tokens before each of eight places add up to: step, 2 step, ... behind place. Memory answers late, so four
+// logits are asked for at a time, and each is counted for all eight.
+fn masses_before(thread: u32, place: u32, step: u32) -> mat2x4f {
+  let near = vec4u(place) + step * vec4u(1u, 2u, 3u, 4u);
+  let far = vec4u(place) + step * vec4u(5u, 6u, 7u, 8u);
+  let last = params.vocab - 1u;
+  var own = mat2x4f();
+  for (var id = thread; id < params.vocab; id += 4u * THREADS) {
+    let ids = vec4u(id) + THREADS * vec4u(0u, 1u, 2u, 3u);
+    let at = min(ids, vec4u(last));
+    let four = vec4f(logits[at.x], logits[at.y], logits[at.z], logits[at.w]);
+    let places = bitcast<vec4u>(vec4f(bitcast<f32>(ranked[2])) - four);
+    let chances = exp(-bitcast<vec4f>(places) / params.temperature);
+    let counted = select(vec4f(), chances, (places < vec4u(END)) & (ids <= vec4u(last)));
+    for (var i = 0u; i < 4u; i++) {
+      own[0] += select(vec4f(), vec4f(counted[i]), vec4u(places[i]) < near);
+      own[1] += select(vec4f(), vec4f(counted[i]), vec4u(places[i]) < far);
+    }
   }
-  add_up(thread, own);
-  return workgroupUniformLoad(&values[THREADS - 1u]);
+  masses[thread] = own;
+  workgroupBarrier();
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    if (thread < half) { masses[thread] += masses[thread + half]; }
+    workgroupBarrier();
+  }
+  return workgroupUniformLoad(&masses[0]);
 }
+
+// What tokens before a place add up to.
+fn mass_before(thread: u32, place: u32) -> f32 { return masses_before(thread, place, 0u)[0].x; }
 
 // The place of the token that makes so much of what those from the best on add up to.
 fn place_at(thread: u32, mass: f32) -> u32 {
   var place = 0u;
-  for (var bit = 1u << 30u; bit > 0u; bit >>= 1u) {
-    if (mass_before(thread, place + bit) < mass) { place += bit; }
+  // Of the last bit the eight places are more than enough.
+  for (var shift = 28u; ; shift = max(shift, 3u) - 3u) {
+    let found = masses_before(thread, place, 1u << shift);
+    let below = select(vec4u(), vec4u(1u), found[0] < vec4f(mass)) + select(vec4u(), vec4u(1u), found[1] < vec4f(mass));
+    let steps = below.x + below.y + below.z + below.w;
+    place += min(steps, 7u) << shift;
+    if (shift == 0u) { break; }
   }
   return place;
 }
