@@ -21,14 +21,13 @@ export interface PeerRequest {
   maxTokens: number;
 }
 
-/** What came, and when: milliseconds from the request to the first token and to the last. */
+/** What came, and when. */
 export interface PeerAnswer {
   /** Ids where the peer gives them, text where it does not. */
   output: { ids: number[] } | { text: string };
   promptTokens: number;
-  tokens: number;
-  ttftMs: number;
-  totalMs: number;
+  /** When each token came, in milliseconds from the request. */
+  tokenMs: number[];
 }
 
 /** A line of stdout for each line of stdin. */
@@ -89,14 +88,13 @@ export async function timeTokens(
   next: () => Promise<number>,
 ): Promise<PeerAnswer> {
   const ids: number[] = [];
+  const tokenMs: number[] = [];
   const startedAt = performance.now();
-  let ttftMs = 0;
   while (ids.length < maxTokens) {
     ids.push(await next());
-    if (ids.length === 1) ttftMs = performance.now() - startedAt;
+    tokenMs.push(performance.now() - startedAt);
   }
-  const totalMs = performance.now() - startedAt;
-  return { output: { ids }, promptTokens: prompt.ids.length, tokens: ids.length, ttftMs, totalMs };
+  return { output: { ids }, promptTokens: prompt.ids.length, tokenMs };
 }
 
 function runtimeName(): string {

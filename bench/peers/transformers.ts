@@ -15,14 +15,16 @@ await servePeer(async ({ modelFolder, threads }) => {
     version: `transformers.js ${env.version}`,
     async generate({ prompt: { ids: prompt }, maxTokens }) {
       const ids: number[] = [];
-      let ttftMs = 0;
+      const tokenMs: number[] = [];
       const startedAt = performance.now();
       const streamer = new TextStreamer(tokenizer, {
         skip_prompt: true,
         callback_function: () => {},
         token_callback_function(tokens) {
-          if (ids.length === 0) ttftMs = performance.now() - startedAt;
-          ids.push(...tokens.map(Number));
+          for (const token of tokens) {
+            ids.push(Number(token));
+            tokenMs.push(performance.now() - startedAt);
+          }
         },
       });
       const dims = [1, prompt.length];
@@ -34,8 +36,7 @@ await servePeer(async ({ modelFolder, threads }) => {
         do_sample: false,
         streamer,
       });
-      const totalMs = performance.now() - startedAt;
-      return { output: { ids }, promptTokens: prompt.length, tokens: ids.length, ttftMs, totalMs };
+      return { output: { ids }, promptTokens: prompt.length, tokenMs };
     },
   };
 });

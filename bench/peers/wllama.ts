@@ -47,16 +47,18 @@ await servePeer(async (task) => {
     generate: ({ prompt: { text: prompt }, maxTokens }) =>
       wllama.evaluate(async (wllama, { prompt, maxTokens }) => {
         const startedAt = performance.now();
-        let [text, ttftMs, tokens, promptTokens] = ["", 0, 0, 0];
+        const tokenMs: number[] = [];
+        let [text, promptTokens] = ["", 0];
         const options = { prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, cache_prompt: false };
         for await (const { choices, usage } of await wllama.createCompletion({ ...options, stream: true })) {
-          if (ttftMs === 0) ttftMs = performance.now() - startedAt;
+          tokenMs.push(performance.now() - startedAt);
           text += choices[0]?.text ?? "";
           if (!usage) continue;
-          tokens = usage.completion_tokens;
+          // It says how many there were in a piece of its own.
+          tokenMs.length = Math.min(tokenMs.length, usage.completion_tokens);
           promptTokens = usage.prompt_tokens - (usage.prompt_tokens_details?.cached_tokens ?? 0);
         }
-        return { output: { text }, promptTokens, tokens, ttftMs, totalMs: performance.now() - startedAt };
+        return { output: { text }, promptTokens, tokenMs };
       }, { prompt, maxTokens }),
     residentMiB: descendantsMiB,
     close: () => browser.close(),
