@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Measured } from "../../bench/peers/measure.ts";
+import { bestMsPerToken, type Measured } from "../../bench/peers/measure.ts";
 import { peerRows, ratioFigures, ratios } from "../../bench/peers/peer_ratios.ts";
 
 const measured = (peer: string, threads: number, msPerToken: number, prefillTokensPerS: number): Measured => ({
@@ -54,4 +54,10 @@ test("ratioFigures() name peer, work and threads, and leave ours out", () => {
     other_decode_2_threads: 3.5,
     other_prefill_2_threads: 0.5,
   });
+});
+
+test("a peer's speed is that of its best tokens in a row, of all where these are short", () => {
+  assert.equal(bestMsPerToken([50, 55, 60, 95]), 15);
+  assert.equal(bestMsPerToken([900, 1000, 1100, 2500, 2600, 2690, 2790]), 290 / 3);
+  assert.equal(bestMsPerToken([10, 910, 1410]), 500);
 });
