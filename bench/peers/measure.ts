@@ -4,8 +4,8 @@ import { PeerProcess, type PeerScript } from "./peer_process.ts";
 /** How long each peer decodes in a round at least, in milliseconds. */
 const DECODE_MS = 2000;
 
-/** How long the tokens take together that a peer's speed is read off, in milliseconds. */
-const WINDOW_MS = 200;
+/** How long the tokens take together that a peer's speed is read off, in milliseconds, and how many they are at least. */
+const [WINDOW_MS, WINDOW_TOKENS] = [200, 8];
 
 /** The two requests of a round. */
 export interface Round {
@@ -82,13 +82,16 @@ export async function measurePeers(
   return peers.map(({ measured }) => measured);
 }
 
-/** Of the fastest tokens in a row that take `WINDOW_MS`, or of all, one's time: a slow peer may pick its best too. */
+/**
+ * Of the fastest tokens in a row, one's time: of as many as take 200 ms, and of 8 at least, since some peers hand them
+ * over in clusters. Of all where these take less.
+ */
 export function bestMsPerToken(tokenMs: readonly number[]): number {
   let best = (tokenMs.at(-1)! - tokenMs[0]!) / (tokenMs.length - 1);
-  for (let first = 0, last = 1; last < tokenMs.length; last++) {
-    while (tokenMs[last]! - tokenMs[first + 1]! >= WINDOW_MS) first++;
-    const ms = tokenMs[last]! - tokenMs[first]!;
-    if (ms >= WINDOW_MS) best = Math.min(best, ms / (last - first));
+  for (let first = 0; first < tokenMs.length; first++) {
+    const enough = (ms: number, i: number) => i - first >= WINDOW_TOKENS && ms - tokenMs[first]! >= WINDOW_MS;
+    const last = tokenMs.findIndex(enough);
+    if (last > 0) best = Math.min(best, (tokenMs[last]! - tokenMs[first]!) / (last - first));
   }
   return best;
 }

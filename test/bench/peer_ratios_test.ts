@@ -58,6 +58,8 @@ test("ratioFigures() name peer, work and threads, and leave ours out", () => {
 
 test("a peer's speed is that of its best tokens in a row, of all where these are short", () => {
   assert.equal(bestMsPerToken([50, 55, 60, 95]), 15);
-  assert.equal(bestMsPerToken([900, 1000, 1100, 2500, 2600, 2690, 2790]), 290 / 3);
-  assert.equal(bestMsPerToken([10, 910, 1410]), 500);
+  const evenly = (from: number, ms: number, count: number) => Array.from({ length: count }, (_, i) => from + ms * i);
+  assert.equal(bestMsPerToken([...evenly(0, 90, 10), ...evenly(1000, 50, 9), ...evenly(2000, 70, 10)]), 50);
+  // Two that come together are no speed.
+  assert.ok(bestMsPerToken(evenly(0, 200, 20).flatMap((ms) => [ms, ms])) > 95);
 });
