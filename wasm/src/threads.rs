@@ -1,8 +1,9 @@
 //! Threads that share a pass: one coordinates, the others help it with one task at a time.
 //!
 //! A task is cut into parts, and each thread has a share of them that lie side by side: it takes these from the first to
-//! the last, then what others have left of theirs. The door of the task stands open while there are parts left. Then the coordinator closes it and waits for the helpers that are inside, not for those that never came: on a
-//! busy machine a helper may get no core for milliseconds, and nobody needs it.
+//! the last, then what others have left of theirs. The door of the task stands open while there are parts left. Then the
+//! coordinator closes it and waits for the helpers that are inside, not for those that never came: on a busy machine a
+//! helper may get no core for milliseconds, and nobody needs it.
 //!
 //! A thread that waits spins for a while, since the next task comes within microseconds during a pass and waking a
 //! sleeper takes tens of them; then it sleeps, so that an idle engine costs nothing and a busy machine gets its core
@@ -151,7 +152,7 @@ pub fn for_parts(items: usize, least: usize, work: impl Fn(usize, Range<usize>) 
     run(&|thread| {
         // Weights are read up to half as fast again where a thread's parts follow each other in memory: what fetches
         // ahead starts anew at every jump.
-        for owner in (thread..threads).chain(0..thread) {
+        for owner in (0..threads).map(|i| (thread + i) % threads) {
             loop {
                 let part = CREW.next[owner].0.fetch_add(1, SeqCst);
                 if part >= share(owner + 1) {
