@@ -174,7 +174,7 @@ fn draw_nucleus(@builtin(local_invocation_index) thread: u32) {
 /**
  * Chooses the next token on the GPU as the sampler will, so that the step after it may begin at once. It adds up in f32
  * what the sampler does in f64: of 300 draws on the bundled model's logits none is another one at temperatures up to 1.2,
- * 4 are at temperature 2 with top-p 0.95. The sampler has the last word, and such a step was in vain.
+ * 1 is at temperature 2 with top-p 0.95. The sampler has the last word, and such a step was in vain.
  */
 export class TokenDraw {
   readonly #device: GPUDevice;
