@@ -54,8 +54,12 @@ await servePeer(async (task) => {
           tokenMs.push(performance.now() - startedAt);
           text += choices[0]?.text ?? "";
           if (!usage) continue;
-          // It says how many there were in a piece of its own.
-          tokenMs.length = Math.min(tokenMs.length, usage.completion_tokens);
+          const pieces = tokenMs.length;
+          if (pieces < usage.completion_tokens) {
+            throw new Error(`Cannot measure wllama: ${usage.completion_tokens} tokens came in ${pieces} pieces`);
+          }
+          // How many there were may come in a piece of its own.
+          tokenMs.length = usage.completion_tokens;
           promptTokens = usage.prompt_tokens - (usage.prompt_tokens_details?.cached_tokens ?? 0);
         }
         return { output: { text }, promptTokens, tokenMs };
