@@ -109,10 +109,10 @@ for (const kernels of loaded) {
       x.set([2e-38, -1e-40], 32);
       x.set([NaN, Infinity], 256);
       using input = new Block(kernels, x.byteLength).put(x);
-      const bytes = kernels.exports.activation_bytes(7, 128);
-      using simd = new Block(kernels, bytes);
-      using scalar = new Block(kernels, bytes);
       for (const tile of [1, 2]) {
+        const bytes = kernels.exports.activation_bytes(7, 128, tile);
+        using simd = new Block(kernels, bytes);
+        using scalar = new Block(kernels, bytes);
         // Two threads' shares.
         kernels.exports.quantize_rows(input.pointer, 7, 128, tile, simd.pointer, 0, 4);
         kernels.exports.quantize_rows(input.pointer, 7, 128, tile, simd.pointer, 4, 7);

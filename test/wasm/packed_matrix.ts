@@ -53,9 +53,9 @@ export class PackedMatrix implements Disposable {
     const { exports } = this.kernels;
     const m = x.length / k;
     using input = new Block(this.kernels, x.byteLength).put(x);
-    using rows = new Block(this.kernels, exports.activation_bytes(m, k));
-    using result = new Block(this.kernels, 4 * m * n);
     const { tile } = options;
+    using rows = new Block(this.kernels, exports.activation_bytes(m, k, tile));
+    using result = new Block(this.kernels, 4 * m * n);
     if ("scalar" in options) {
       exports.scalar_quantize_rows(input.pointer, m, k, tile, rows.pointer);
       exports.scalar_matmul(this.form, this.packed.pointer, n, rows.pointer, m, k, tile, result.pointer);

@@ -40,8 +40,20 @@ impl Dot {
         }
     }
 
-    /// `sums += activations * weights`, four products for each of four columns. `weights` are unsigned.
-    pub fn add(self, f: &mut Function, sums: &[Local], activations: Local, weights: Local) {
+    /// Whether the first products of a sum that starts from nothing have to be added to a 0.
+    pub fn starts_from_zero(self) -> bool {
+        self == Dot::I32
+    }
+
+    /// `sums += activations * weights`, four products for each of four columns, or `sums =` where they are the `first`.
+    /// `weights` are unsigned.
+    pub fn add(self, f: &mut Function, sums: &[Local], activations: Local, weights: Local, first: bool) {
+        let accumulate = |f: &mut Function, add: &str, sum: Local| {
+            if !first {
+                f.get(sum).op(add);
+            }
+            f.set(sum);
+        };
         match self {
             Dot::I32 => {
                 f.get(activations).get(weights).get(sums[0]);
@@ -49,12 +61,13 @@ impl Dot {
             }
             Dot::I16 => {
                 f.get(activations).get(weights).op("i16x8.relaxed_dot_i8x16_i7x16_s");
-                f.get(sums[0]).op("i16x8.add").set(sums[0]);
+                accumulate(f, "i16x8.add", sums[0]);
             }
             Dot::Plain => {
                 for (half, &sum) in ["low", "high"].iter().zip(sums) {
                     f.get(weights).op(&format!("i16x8.extend_{half}_i8x16_u"));
-                    f.get(activations).op("i32x4.dot_i16x8_s").get(sum).op("i32x4.add").set(sum);
+                    f.get(activations).op("i32x4.dot_i16x8_s");
+                    accumulate(f, "i32x4.add", sum);
                 }
             }
         }

@@ -62,6 +62,9 @@ impl Tile {
         for (i, &constant) in registers.constants.iter().enumerate() {
             f.load("v128.load", constants, 16 * i).set(constant);
         }
+        if self.weights == Weights::Int8 {
+            registers.load_shifts(&mut f, constants);
+        }
         // c stays in registers for one row only.
         registers.kept = if self.rows == 1 { f.v128s(4) } else { Vec::new() };
         let c_rows: Vec<Local> = (0..self.rows).map(|row| if row == 0 { c } else { f.i32_local() }).collect();
@@ -76,7 +79,7 @@ impl Tile {
                 f.get(pair[0]).get(c_stride).op("i32.add").set(pair[1]);
             }
             self.begin(f, &registers, &c_rows);
-            f.repeat(blocks, |f| self.block_of_all_rows(f, &registers, [w, x, xs, xz, sums], &c_rows));
+            f.repeat(blocks, |f| self.block_of_all_rows(f, &registers, [w, x, xs, xz, sums, constants], &c_rows));
             for (v, &local) in registers.kept.iter().enumerate() {
                 f.get(c).get(local).op(&format!("v128.store {}", 16 * v));
             }
@@ -104,11 +107,15 @@ impl Tile {
     }
 
     /// One block, and on to the next.
-    fn block_of_all_rows(&self, f: &mut Function, registers: &Registers, pointers: [Local; 5], c_rows: &[Local]) {
-        let [w, x, xs, xz, sums] = pointers;
+    fn block_of_all_rows(&self, f: &mut Function, registers: &Registers, pointers: [Local; 6], c_rows: &[Local]) {
+        let [w, x, xs, xz, sums, constants] = pointers;
         for first in (0..4).step_by(self.vectors) {
             self.start(f, registers, xz);
             self.dots(f, registers, first, w, x);
+            if matches!(self.weights, Weights::Nibbles { .. }) {
+                // Kept in registers, they would take those of sums; int8 has too few for its sums all the same.
+                registers.load_shifts(f, constants);
+            }
             for row in 0..self.rows {
                 f.load("v128.load32_splat", xs, 4 * row).set(registers.xs[row]);
                 if self.affine() {
@@ -119,14 +126,17 @@ impl Tile {
                 self.scale(f, registers, first + v, v, w, c_rows);
             }
         }
-        f.advance(w, self.block().2).advance(x, 32 * self.rows);
+        f.advance(w, self.block().2).advance(x, 32 * if self.rows == 1 { 4 } else { self.rows });
         for pointer in [xs, xz, sums] {
             f.advance(pointer, 4 * self.rows);
         }
     }
 
-    /// Sets every sum to what makes up for the zero point, or to 0 where the minimum does.
+    /// Sets every sum to what makes up for the zero point; where the minimum does, to 0 if need be.
     fn start(&self, f: &mut Function, registers: &Registers, xz: Local) {
+        if self.affine() && !self.dot.starts_from_zero() {
+            return;
+        }
         for (row, sums) in registers.sums.iter().enumerate() {
             if self.affine() {
                 f.op("v128.const 0, 0, 0, 0");
@@ -166,8 +176,9 @@ impl Tile {
                             *weight
                         }
                     };
+                    let begins = self.affine() && pair == 0 && half == 0;
                     for row in 0..self.rows {
-                        self.dot.add(f, sums(row), t[half * self.rows + row], operand);
+                        self.dot.add(f, sums(row), t[half * self.rows + row], operand, begins);
                     }
                 }
             }
@@ -179,7 +190,7 @@ impl Tile {
         let rows = self.rows;
         if rows == 1 {
             for half in 0..2 {
-                f.load("v128.load32_splat", x, 8 * pair + 4 * half);
+                f.load("v128.load", x, 32 * pair + 16 * half);
                 self.dot.widen(f);
                 f.set(registers.t[half]);
             }
@@ -196,14 +207,15 @@ impl Tile {
     /// `c += (d * dot [+ m * sum]) * xs` for vector `v` of every row; `slot` is its place among the sums.
     fn scale(&self, f: &mut Function, registers: &Registers, v: usize, slot: usize, w: Local, c_rows: &[Local]) {
         let (quants, size, _) = self.block();
-        let Registers { d, m, ones, f16_bits, .. } = registers;
+        let Registers { d, m, ones, f16_bits, f16_shifts, .. } = registers;
         for (i, &local) in [*d, *m].iter().take(if self.affine() { 2 } else { 1 }).enumerate() {
-            let at = quants + 4 * size * i + size * v;
             if size == 16 {
-                f.load("v128.load", w, at);
+                f.load("v128.load", w, quants + 64 * i + 16 * v);
             } else {
-                // f16 to f32 * 2^-112: the exponent's bias is made up for in xs. Subnormals come out right.
-                f.load("i32x4.load16x4_s", w, at).i32(13).op("i32x4.shl").get(*f16_bits).op("v128.and");
+                // f16 to f32 * 2^-112: the exponent's bias is made up for in xs. Subnormals come out right. A product
+                // shifts the one of a pair and drops the other: JSC makes a shift out of four instructions.
+                f.load("v128.load", w, quants + 32 * i + 16 * (v / 2)).get(f16_shifts[v % 2]);
+                f.op("i32x4.dot_i16x8_s").get(*f16_bits).op("v128.and");
             }
             f.set(local);
         }
@@ -243,6 +255,8 @@ struct Registers {
     low_bits: Local,
     ones: Local,
     f16_bits: Local,
+    /// For the even and for the odd f16 of a vector.
+    f16_shifts: [Local; 2],
     /// By row, then by vector, then the `Dot`'s own.
     sums: Vec<Vec<Local>>,
     kept: Vec<Local>,
@@ -258,13 +272,14 @@ struct Registers {
 
 impl Registers {
     fn new(f: &mut Function, tile: &Tile) -> Self {
-        let constants = [f.v128(), f.v128(), f.v128()];
+        let constants = std::array::from_fn(|_| f.v128());
         let [low_bits, ones, f16_bits] = constants;
         Registers {
             constants,
             low_bits,
             ones,
             f16_bits,
+            f16_shifts: [f.v128(), f.v128()],
             sums: (0..tile.rows).map(|_| f.v128s(tile.vectors * tile.dot.sums())).collect(),
             kept: Vec::new(),
             t: f.v128s(2 * tile.rows),
@@ -275,6 +290,12 @@ impl Registers {
             m: f.v128(),
             xs: f.v128s(tile.rows),
             x_sums: f.v128s(tile.rows),
+        }
+    }
+
+    fn load_shifts(&self, f: &mut Function, constants: Local) {
+        for (i, &shift) in self.f16_shifts.iter().enumerate() {
+            f.load("v128.load", constants, 48 + 16 * i).set(shift);
         }
     }
 

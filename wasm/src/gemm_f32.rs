@@ -3,7 +3,7 @@
 
 use std::arch::wasm32::*;
 
-use crate::half::F16_SCALE;
+use crate::half::{scaled_f32x4_from_f16x8, F16_SCALE};
 use crate::layout::{Weights, BLOCK, PANEL};
 use crate::matmul::Matrix;
 use crate::panel_output::PanelOutput;
@@ -45,9 +45,9 @@ pub unsafe fn panel(matrix: Matrix, x: *const f32, m: usize, k: usize, result: *
 
 /// A block's weights to f32 `[32 k][16 outputs]`.
 unsafe fn expand(weights: Weights, w: *const u8, to: &mut [v128; BLOCK * WIDTH]) {
-    let half = |at: usize| {
-        let bits = i32x4_shl(i32x4_load_extend_i16x4(w.add(at).cast()), 13);
-        f32x4_mul(v128_and(bits, u32x4_splat(0x8fff_e000)), f32x4_splat(F16_SCALE))
+    let factors = |at: usize, outputs: usize| {
+        let halves = v128_load(w.add(at).cast::<v128>().add(outputs / 2));
+        f32x4_mul(scaled_f32x4_from_f16x8(halves, outputs % 2 == 0), f32x4_splat(F16_SCALE))
     };
     let (bits, middle) = match weights {
         Weights::Int4 => (4, 8),
@@ -58,9 +58,9 @@ unsafe fn expand(weights: Weights, w: *const u8, to: &mut [v128; BLOCK * WIDTH])
     // Vectors of four outputs that hold `8 / bits` times four k.
     let groups = BLOCK * bits / 32;
     for outputs in 0..WIDTH {
-        let scales = weights.quant_bytes() + 8 * outputs;
-        let (scale, minimum) =
-            (half(scales), if weights.affine() { half(scales + 2 * PANEL) } else { f32x4_splat(0.0) });
+        let scales = weights.quant_bytes();
+        let scale = factors(scales, outputs);
+        let minimum = if weights.affine() { factors(scales + 2 * PANEL, outputs) } else { f32x4_splat(0.0) };
         for group in 0..groups {
             let quants = v128_load(w.cast::<v128>().add((outputs / 2 * groups + group) * 2 + outputs % 2));
             for part in 0..8 / bits {

@@ -5,6 +5,7 @@ use std::arch::wasm32::*;
 use std::mem::MaybeUninit;
 
 use crate::activations::Activations;
+use crate::half::scaled_f32x4_from_f16x8;
 use crate::layout::{Weights, BLOCK, PANEL};
 use crate::tile::{self, Dot, Output};
 
@@ -57,10 +58,8 @@ unsafe fn expand(weights: Weights, w: *const u8, to: *mut u8) {
             }
         }
     }
-    let scales = w.add(weights.quant_bytes());
+    let scales = w.add(weights.quant_bytes()).cast::<v128>();
     for i in 0..if weights.affine() { 8 } else { 4 } {
-        // As in the kernels: times 2^-112.
-        let bits = i32x4_shl(i32x4_load_extend_i16x4(scales.add(8 * i).cast()), 13);
-        v128_store(bytes.add(32 + i), v128_and(bits, u32x4_splat(0x8fff_e000)));
+        v128_store(bytes.add(32 + i), scaled_f32x4_from_f16x8(v128_load(scales.add(i / 2)), i % 2 == 0));
     }
 }

@@ -27,6 +27,12 @@ pub fn f16_to_scaled_f32(bits: u16) -> f32 {
     f32::from_bits((bits as i16 as i32 as u32) << 13 & 0x8fff_e000)
 }
 
+/// `f16_to_scaled_f32` of every other f16 of eight: of the `even` ones, or of the odd ones.
+pub fn scaled_f32x4_from_f16x8(bits: v128, even: bool) -> v128 {
+    let shift = i32x4_splat(if even { 1 << 13 } else { 1 << 29 });
+    v128_and(i32x4_dot_i16x8(bits, shift), u32x4_splat(0x8fff_e000))
+}
+
 /// The f16's value.
 pub fn f16_to_f32(bits: u16) -> f32 {
     f16_to_scaled_f32(bits) * F16_SCALE

@@ -9,8 +9,8 @@
 //! panel 0   [ quants | d | m ][ quants | d | m ] ... [ quants | d | m ]     outputs 0..15
 //! panel 1   [ quants | d | m ] ...                                          outputs 16..31
 //!
-//! d  16 f16, the scales of the block's 16 outputs                           32 bytes
-//! m  16 f16, their minima; only in affine int4                              32 bytes
+//! d  16 f16, the scales of the block's 16 outputs, 0 4 1 5 2 6 3 7 8 12 ..  32 bytes
+//! m  16 f16, their minima in that order; only in affine int4                32 bytes
 //! int4 block: 256 + 32 = 288 bytes, affine 320; int8 block: 512 + 32 = 544 bytes
 //! ```
 //!
@@ -71,6 +71,13 @@ impl Weights {
     pub const fn matrix_bytes(self, n: usize, k: usize) -> usize {
         n.div_ceil(PANEL) * self.panel_bytes(k)
     }
+}
+
+/// Where the f16 of output `column` lies among a block's scales, or its minima. A vector of eight has those of two
+/// vectors of outputs, one in the low and one in the high half of each dword.
+pub const fn factor_at(column: usize) -> usize {
+    let (half, c, lane) = (column / 8, column / 4 % 2, column % 4);
+    16 * half + 4 * lane + 2 * c
 }
 
 /// Where `q` of output `column` (0..15) and input `k` (0..31) lies in an int4 block: the byte, and the bits' shift.

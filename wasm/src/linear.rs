@@ -6,7 +6,7 @@ use crate::activations::Activations;
 use crate::choose::choose;
 use crate::gemm_f32;
 use crate::half::f16_to_f32;
-use crate::layout::{byte_at, nibble_at, Weights, BLOCK, PANEL};
+use crate::layout::{byte_at, factor_at, nibble_at, Weights, BLOCK, PANEL};
 use crate::matmul::{matmul, Matrix};
 use crate::memory::AlignedBytes;
 use crate::pack::{pack_panel, Packed, Source};
@@ -53,7 +53,8 @@ impl Linear {
 
     /// Bytes that `run` takes of its scratch for `m` rows of `k` numbers at most.
     pub const fn scratch_bytes(m: usize, k: usize) -> usize {
-        Activations::bytes(m, k) + 64
+        // Of an even number of rows none is alone, of one less there is one.
+        Activations::bytes(m, k, 2) + Activations::bytes(1, k, 1) + 64
     }
 
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.
@@ -61,7 +62,7 @@ impl Linear {
     pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
         assert!(x.len() == m * self.k && out.len() == m * self.n);
         let tile = m.min(2);
-        scratch.resize(Self::scratch_bytes(m, self.k), 0);
+        scratch.resize(scratch.len().max(Activations::bytes(m, self.k, tile) + 64), 0);
         let base = scratch.as_mut_ptr();
         let base = unsafe { base.add(base.align_offset(64)) };
         let rows = Activations { base, m, k: self.k, tile };
@@ -100,7 +101,7 @@ impl Linear {
         for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
             let block = &panel[block * self.weights.block_bytes()..];
             let factor = |at: usize| f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
-            let at = self.weights.quant_bytes() + 2 * column;
+            let at = self.weights.quant_bytes() + factor_at(column);
             let scale = factor(at);
             for (k, value) in out.iter_mut().enumerate() {
                 let (byte, shift) = nibble_at(column, k);

@@ -172,11 +172,15 @@ fn store_transposed(columns: [v128; 4], to: *mut v128) {
 
 fn put_f16(values: &[f32; PANEL], to: &mut [u8]) -> Packed {
     let mut packed = Packed::default();
-    for (values, to) in values.chunks_exact(4).zip(to.chunks_exact_mut(8)) {
-        let half = f16x4_from_f32x4(unsafe { v128_load(values.as_ptr().cast()) });
-        unsafe { v128_store64_lane::<0>(half.bits, to.as_mut_ptr().cast()) };
-        packed.rounded += i32x4_bitmask(half.changed).count_ones();
-        packed.overflowed += i32x4_bitmask(half.overflowed).count_ones();
+    for (values, to) in values.chunks_exact(8).zip(to.chunks_exact_mut(16)) {
+        let halves: [_; 2] =
+            std::array::from_fn(|c| f16x4_from_f32x4(unsafe { v128_load(values.as_ptr().add(4 * c).cast()) }));
+        for half in &halves {
+            packed.rounded += i32x4_bitmask(half.changed).count_ones();
+            packed.overflowed += i32x4_bitmask(half.overflowed).count_ones();
+        }
+        let bits = i16x8_shuffle::<0, 8, 1, 9, 2, 10, 3, 11>(halves[0].bits, halves[1].bits);
+        unsafe { v128_store(to.as_mut_ptr().cast(), bits) };
     }
     packed
 }

@@ -4,7 +4,7 @@
 
 use crate::activations::Activations;
 use crate::half::{f16_from_f32, f16_to_f32, f16_to_scaled_f32};
-use crate::layout::{byte_at, nibble_at, Weights, BLOCK, PANEL};
+use crate::layout::{byte_at, factor_at, nibble_at, Weights, BLOCK, PANEL};
 use crate::matmul::Matrix;
 use crate::pack::{Packed, Source};
 use crate::quantize::{factors, zero_start};
@@ -36,7 +36,7 @@ pub fn pack(weights: Weights, source: &Source, to: &mut [u8]) -> Packed {
                 }
             }
             let scale = source.scales[row * blocks + block];
-            let at = weights.quant_bytes() + 2 * column;
+            let at = weights.quant_bytes() + factor_at(column);
             put(to, at, scale);
             if weights.affine() {
                 put(to, at + 2 * PANEL, -source.zeros.at(row, block, blocks) * scale);
@@ -62,7 +62,9 @@ pub unsafe fn quantize(x: *const f32, to: Activations) {
                 for (i, v) in x.iter().enumerate() {
                     let q = (v * factor).round_ties_even() as i8;
                     let k = block * BLOCK + i;
-                    rows.q.add((k / 4 * height + r) * 4 + k % 4).write(q);
+                    for copy in 0..rows.lanes() / height {
+                        rows.q.add((k / 4 * rows.lanes() + r + copy) * 4 + k % 4).write(q);
+                    }
                     sum += q as i32;
                 }
                 let at = block * height + r;
@@ -92,11 +94,11 @@ pub unsafe fn matmul(matrix: Matrix, x: Activations, result: *mut f32) {
                     let mut dot = 0i32;
                     for i in 0..BLOCK {
                         let k = block * BLOCK + i;
-                        let q = rows.q.add((k / 4 * height + r) * 4 + k % 4).read();
+                        let q = rows.q.add((k / 4 * rows.lanes() + r) * 4 + k % 4).read();
                         dot += q as i32 * weight(weights, w, column, i);
                     }
                     let half = |at: usize| f16_to_scaled_f32(u16::from_le_bytes([w[at], w[at + 1]]));
-                    let at = weights.quant_bytes() + 2 * column;
+                    let at = weights.quant_bytes() + factor_at(column);
                     let mut s = dot as f32 * half(at);
                     if weights.affine() {
                         s += half(at + 2 * PANEL) * rows.sums.add(block * height + r).read();
@@ -122,7 +124,7 @@ pub unsafe fn matmul_f32(matrix: Matrix, x: *const f32, m: usize, k: usize, resu
             let at = i / BLOCK * weights.block_bytes();
             let w = std::slice::from_raw_parts(panel.add(at), weights.block_bytes());
             let half = |at: usize| f16_to_f32(u16::from_le_bytes([w[at], w[at + 1]]));
-            let at = weights.quant_bytes() + 2 * column;
+            let at = weights.quant_bytes() + factor_at(column);
             let mut value = weight(weights, w, column, i % BLOCK) as f32 * half(at);
             if weights.affine() {
                 value += half(at + 2 * PANEL);

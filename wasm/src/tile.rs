@@ -45,10 +45,17 @@ pub struct Constants {
     low_bits: [u8; 16],
     ones: [u16; 8],
     f16_bits: [u32; 4],
+    /// For the even, then for the odd f16 of a vector.
+    f16_shifts: [[u32; 4]; 2],
 }
 
 /// Read from memory: JSC makes a vector constant anew at every use, out of several instructions.
-static CONSTANTS: Constants = Constants { low_bits: [15; 16], ones: [1; 8], f16_bits: [0x8fff_e000; 4] };
+static CONSTANTS: Constants = Constants {
+    low_bits: [15; 16],
+    ones: [1; 8],
+    f16_bits: [0x8fff_e000; 4],
+    f16_shifts: [[1 << 13; 4], [1 << 29; 4]],
+};
 
 /// Rows of f32 that a kernel writes.
 #[derive(Clone, Copy)]

@@ -302,13 +302,14 @@ export class Engine {
 if (Symbol.dispose) Engine.prototype[Symbol.dispose] = Engine.prototype.free;
 
 /**
- * Bytes of `m` quantized rows of `k` values.
+ * Bytes of `m` quantized rows of `k` values in tiles of `tile` rows.
  * @param {number} m
  * @param {number} k
+ * @param {number} tile
  * @returns {number}
  */
-export function activation_bytes(m, k) {
-    const ret = wasm.activation_bytes(m, k);
+export function activation_bytes(m, k, tile) {
+    const ret = wasm.activation_bytes(m, k, tile);
     return ret >>> 0;
 }
 
