@@ -30,11 +30,24 @@ export interface ForwardRow {
   ahead?: number;
   /** How the caller will draw the tokens that come next. @default each is the best */
   draw?: Draw;
+  /** Where this is the only row, one of a cache that wants its best logit: steps to take beyond it. @default none */
+  follow?: Follow;
   /**
    * Layers whose queries, keys, values and attention weights are wanted, where `info.inspects`.
    * @default none
    */
   inspect?: readonly number[];
+}
+
+/**
+ * Steps of decode to take in the same pass, each with the best token after the one before: what a backend is told and
+ * tells once for several tokens costs it less. It takes as many as do not keep the row waiting, perhaps none.
+ */
+export interface Follow {
+  /** At most. */
+  steps: number;
+  /** Nothing follows one of these. */
+  stopIds: readonly number[];
 }
 
 /** Of more candidates than so many a token is chosen from all logits. */
@@ -60,6 +73,14 @@ export interface TopLogits {
   logSumExp: number;
 }
 
+/** A step that followed a row. */
+export interface Followed {
+  /** Its token: the best after the one before. */
+  id: number;
+  /** The best after it. */
+  top: TopLogits;
+}
+
 /** The inside of one layer's attention. `length` is that of the whole sequence, cached tokens included. */
 export interface LayerInside {
   layer: number;
@@ -80,6 +101,8 @@ export interface RowResult {
   hiddenStates?: Float32Array;
   /** The positions' best, when asked for. */
   top?: TopLogits[];
+  /** The steps that followed; the cache holds their tokens. */
+  followed?: Followed[];
   /** In the order asked for. */
   layers?: LayerInside[];
 }

@@ -1,4 +1,4 @@
-import type { BackendStats, Draw, LogitsWanted, RowResult } from "./backend.ts";
+import type { BackendStats, Draw, Follow, LogitsWanted, RowResult } from "./backend.ts";
 
 /** One row of a forward pass, as a session runs it. */
 export interface SessionRow {
@@ -15,6 +15,8 @@ export interface SessionRow {
   ahead?: number;
   /** As in `ForwardRow`. */
   draw?: Draw;
+  /** As in `ForwardRow`. */
+  follow?: Follow;
   /** Layers to look into. */
   inspect: readonly number[];
 }

@@ -234,7 +234,7 @@ export class ThreadBackend implements Backend {
       // Checked when the call came in, but an earlier pass of the queue may have disposed or filled the cache.
       kv?.assertUsable();
       this.#checkContext(kv, tokenIds.length);
-      const { hiddenStates = false, top, ahead, draw, inspect = [] } = wanted;
+      const { hiddenStates = false, top, ahead, draw, follow, inspect = [] } = wanted;
       const start = kv?.length ?? 0;
       return {
         cacheId: kv?.id,
@@ -245,19 +245,26 @@ export class ThreadBackend implements Backend {
         top,
         ahead,
         draw,
+        follow: follow &&
+          { ...follow, steps: Math.min(follow.steps, this.config.contextLength - start - tokenIds.length) },
         inspect,
       };
     });
     for (const { cache } of rows) (cache as RemoteKvCache | undefined)?.attach(this.thread);
     const results = await this.thread.run(sessionRows);
     this.#restarts.succeeded();
-    for (const { cache, tokenIds } of rows) (cache as RemoteKvCache | undefined)?.append(tokenIds.length);
+    rows.forEach(({ cache, tokenIds }, i) => {
+      (cache as RemoteKvCache | undefined)?.append(tokenIds.length + (results[i]!.followed?.length ?? 0));
+    });
     return results;
   }
 
-  #check({ cache, tokenIds, top, inspect = [] }: ForwardRow): void {
+  #check({ cache, tokenIds, logits, top, follow, inspect = [] }: ForwardRow): void {
     if (top !== undefined && !(Number.isInteger(top) && top > 0)) {
       throw new RangeError(`Cannot rank ${top} logits: wanted an integer of 1 or more`);
+    }
+    if (follow && (!cache || top === undefined || logits === "none")) {
+      throw new TypeError("Cannot follow a row: it has to have a cache, and to want its best logit");
     }
     if (inspect.length > 0 && !this.info.inspects) {
       throw new TypeError(`Cannot look into attention: backend ${this.info.name} shows logits and hidden states only`);

@@ -78,8 +78,8 @@ export class PassScheduler {
       const pass = this.#take();
       for (const { begun } of pass) begun();
       const startedAt = performance.now();
-      await this.#forward(pass);
-      const ms = performance.now() - startedAt;
+      const followed = await this.#forward(pass);
+      const ms = (performance.now() - startedAt) / (1 + followed);
       const tokens = pass.reduce((sum, { row }) => sum + row.tokenIds.length, 0);
       if (!pass.some(({ row }) => this.#isPrefill(row))) this.#options.onDecodePass?.(tokens, ms);
       this.#streams = pass.length + this.#waiting.length;
@@ -105,22 +105,25 @@ export class PassScheduler {
     return pass;
   }
 
-  async #forward(pass: readonly Waiting[]): Promise<void> {
+  /** @returns steps of decode that followed */
+  async #forward(pass: readonly Waiting[]): Promise<number> {
     const lost = pass.some(({ row }) => row.cache?.lost);
     try {
       const results = await this.#backend.forward(pass.map(({ row }) => row));
       pass.forEach(({ resolve }, i) => resolve(results[i]!));
+      return results[0]?.followed?.length ?? 0;
     } catch (error) {
       // The caches are as before. One row that cannot be held, or whose KV went with a thread before, is no reason to
       // refuse the others.
       const divide = pass.length > 1 && (lost || error instanceof OutOfMemoryError || error instanceof RangeError);
       if (divide) {
         for (const waiting of pass) await this.#forward([waiting]);
-        return;
+        return 0;
       }
       for (const { reject } of pass) reject(error);
       // Whoever is refused for memory lets go of what it has: the next row is not to be refused for want of that.
       if (error instanceof OutOfMemoryError) await eventLoopTurn();
+      return 0;
     }
   }
 

@@ -1,4 +1,13 @@
-import type { Backend, BackendInfo, Draw, ForwardRow, LogitsWanted, RowResult, TopLogits } from "../backend/backend.ts";
+import type {
+  Backend,
+  BackendInfo,
+  Draw,
+  Follow,
+  ForwardRow,
+  LogitsWanted,
+  RowResult,
+  TopLogits,
+} from "../backend/backend.ts";
 import { BackendUnavailableError, OutOfMemoryError } from "../errors.ts";
 import type { SessionKv } from "../session/session_kv.ts";
 import type { DraftLength } from "./draft_length.ts";
@@ -49,7 +58,7 @@ export class Sequence {
   readonly #decoded: number[] = [];
   readonly #lookup: PromptLookup | undefined;
   /** Evaluated already, in case they come: ids, and the logits after each. */
-  #ahead: { id: number; logits: NextLogits }[] = [];
+  #ahead: { id: number; logits: NextLogits; drafted: boolean }[] = [];
   #inPass = false;
   #movedTo: BackendInfo | undefined;
 
@@ -95,7 +104,7 @@ export class Sequence {
     const [next] = this.#ahead;
     if (next?.id === id) {
       this.#ahead.shift();
-      this.drafts.accepted++;
+      if (next.drafted) this.drafts.accepted++;
       this.#confirm([id]);
       return next.logits;
     }
@@ -104,9 +113,10 @@ export class Sequence {
     const drafted = draft.length > 0 ? await this.#appendDraft(id, draft) : undefined;
     const result = drafted ?? await this.#append([id], "last", maxAhead);
     this.#confirm([id]);
-    if (!drafted) return after(result, 0, 1);
-    this.#ahead = draft.map((id, i) => ({ id, logits: after(drafted, i + 1, 1 + draft.length) }));
-    return after(drafted, 0, 1 + draft.length);
+    this.#ahead = drafted
+      ? draft.map((id, i) => ({ id, logits: after(drafted, i + 1, 1 + draft.length), drafted: true }))
+      : (result.followed ?? []).map(({ id, top }) => ({ id, logits: top, drafted: false }));
+    return after(result, 0, drafted ? 1 + draft.length : 1);
   }
 
   /** What it runs on now, once after it had to move. */
@@ -119,7 +129,7 @@ export class Sequence {
   /** Takes back what the cache holds beyond `kv.ids`: drafts, and what a failed pass left. */
   dropDrafts(): void {
     const { cache, ids } = this.#parts.kv;
-    this.drafts.rejected += this.#ahead.length;
+    this.drafts.rejected += this.#ahead.filter(({ drafted }) => drafted).length;
     this.#ahead = [];
     if (cache && !cache.lost && cache.length > ids.length) cache.truncate(ids.length);
   }
@@ -163,11 +173,21 @@ export class Sequence {
     try {
       const stepsAhead = Math.min(ahead, backend.info.stepsAhead ?? 0);
       const draw = stepsAhead > 0 ? this.#parts.upcoming?.(stepsAhead + 1) : undefined;
-      return await this.#pass({ cache: kv.cache, tokenIds, logits, ahead, draw }, withRoom);
+      return await this.#pass(
+        { cache: kv.cache, tokenIds, logits, ahead, draw, follow: this.#follow(ahead) },
+        withRoom,
+      );
     } catch (error) {
       await this.#move(error);
       return await this.#pass({ cache: kv.cache, tokenIds, logits }, withRoom);
     }
+  }
+
+  /** In company others' rows are what a pass has room for, and none of them waits for a guess. */
+  #follow(steps: number): Follow | undefined {
+    const { top, stopIds, passes } = this.#parts;
+    if (steps === 0 || top !== 1 || passes.streams > 1) return undefined;
+    return { steps, stopIds: [...stopIds] };
   }
 
   /**

@@ -49,6 +49,22 @@ describe("PassScheduler", () => {
     assert.ok(passes.length <= 13, `${passes.length} passes`);
   });
 
+  test("tells what a step took where others followed it", async () => {
+    const told: number[][] = [];
+    const forward = async (): Promise<RowResult[]> => {
+      await new Promise((resolve) => setTimeout(resolve, 40));
+      const top = { ids: Int32Array.of(1), logits: Float32Array.of(1), logSumExp: 2 };
+      return [{ logits: new Float32Array(), top: [top], followed: Array(3).fill({ id: 1, top }) }];
+    };
+    const backend = { info: { rowInvariant: true }, forward };
+    const scheduler = new PassScheduler(backend, { onDecodePass: (tokens, ms) => told.push([tokens, ms]) });
+    await scheduler.forward(decode(1));
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    const [[tokens, ms]] = told as [[number, number]];
+    assert.equal(tokens, 1);
+    assert.ok(ms >= 9 && ms < 30, `${ms} ms`);
+  });
+
   test("takes one prefill chunk a pass, the one that waited longest, and every decode row", async () => {
     const { passes, backend } = recorder();
     const scheduler = new PassScheduler(backend);

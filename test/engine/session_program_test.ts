@@ -51,8 +51,9 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
         hotTokens: fc.constantFrom(100, 150, 400),
         warmTokens: fc.constantFrom(0, 100, 300),
         kvShares: fc.boolean(),
+        follows: fc.constantFrom(0, 3),
       }),
-      async (program, { prefillChunk, promptLookup, hotTokens, warmTokens, kvShares }) => {
+      async (program, { prefillChunk, promptLookup, hotTokens, warmTokens, kvShares, follows }) => {
         const { engine, backend } = fakeEngine({
           vocabSize: VOCAB,
           prefillChunk,
@@ -65,6 +66,7 @@ test("random programs give the tokens of cache-free runs, keep every word, and l
           parking: { pays: (tokens) => tokens % 5 > 0 },
         });
         backend.info.kvShares = kvShares;
+        backend.follows = follows;
         await engine.publishPrompts([{ ids: PUBLIC }]);
         const run = new ProgramRun(engine, fakeHost(backend));
         for (const command of program) {

@@ -65,7 +65,8 @@ export class SimdHost implements ProgramHost, AsyncDisposable {
       }
       // Greedy turns ask for the best logit; what else there is must be right as well.
       const results = await forward.call(backend, rows.map((row) => ({ ...row, top: this.#top })), options);
-      for (const logits of results.flatMap(({ top }) => top!)) {
+      const tops = results.flatMap(({ top, followed = [] }) => [...top!, ...followed.map(({ top }) => top)]);
+      for (const logits of tops) {
         const known = this.#given.get(key(chosen(logits))) ?? [];
         this.#given.set(key(chosen(logits)), [...known, logits]);
       }

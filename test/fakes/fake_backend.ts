@@ -1,8 +1,18 @@
 import { setImmediate } from "node:timers/promises";
-import type { Backend, BackendInfo, BackendStats, ForwardRow, RowResult } from "../../src/backend/backend.ts";
+import type {
+  Backend,
+  BackendInfo,
+  BackendStats,
+  Follow,
+  Followed,
+  ForwardRow,
+  RowResult,
+  TopLogits,
+} from "../../src/backend/backend.ts";
 import { BackendUnavailableError, OutOfMemoryError } from "../../src/errors.ts";
 import type { KvCache } from "../../src/kv/kv_cache.ts";
 import { type KvParts, slices } from "../../src/kv/kv_parts.ts";
+import { logSumExp } from "../../src/sampling/softmax.ts";
 import { collect } from "../kv/collect.ts";
 
 /** Bytes that {@linkcode FakeBackend} counts for a token. */
@@ -68,6 +78,8 @@ export class FakeBackend implements Backend {
   /** Passes that find no memory, the next ones. */
   refuseNext = 0;
   delayMs: number;
+  /** Steps at most that it takes of those which may follow a row. */
+  follows = 0;
   disposed = false;
 
   constructor(readonly options: FakeBackendOptions) {
@@ -129,7 +141,7 @@ export class FakeBackend implements Backend {
     }
     const failure = this.failNext;
     this.failNext = undefined;
-    return rows.map(({ cache, tokenIds, logits = "last" }) => {
+    return rows.map(({ cache, tokenIds, logits = "last", follow }) => {
       const ids = cache ? (cache as FakeKvCache).ids : [];
       this.passes.push({ tokens: tokenIds.length, start: ids.length });
       const before = ids.length;
@@ -138,8 +150,26 @@ export class FakeBackend implements Backend {
       if (failure) throw failure;
       const [from, to] = [logits === "all" ? before + 1 : ids.length, logits === "none" ? 0 : ids.length];
       const rows = Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => this.next(ids.slice(0, from + i)));
-      return { logits: this.#oneHots(rows) };
+      if (!cache || !follow) return { logits: this.#oneHots(rows) };
+      const top = this.#top(rows.at(-1)!);
+      return { logits: new Float32Array(), top: [top], followed: this.#follow(ids, top, follow) };
     });
+  }
+
+  #follow(ids: number[], { ids: [best] }: TopLogits, { steps, stopIds }: Follow): Followed[] {
+    const followed: Followed[] = [];
+    for (let id = best!; followed.length < Math.min(steps, this.follows) && !stopIds.includes(id);) {
+      this.passes.push({ tokens: 1, start: ids.length });
+      ids.push(id);
+      const top = this.#top(this.next(ids));
+      followed.push({ id, top });
+      id = top.ids[0]!;
+    }
+    return followed;
+  }
+
+  #top(id: number): TopLogits {
+    return { ids: Int32Array.of(id), logits: Float32Array.of(10), logSumExp: logSumExp(this.#oneHots([id])) };
   }
 
   #work(): Promise<void> {
