@@ -100,9 +100,10 @@ export class PackedMatrix implements Disposable {
   /** Every kernel of this build for this matrix. */
   get paths(): { tile: number; dot: Dot; expand: boolean }[] {
     const { exports, dots } = this.kernels;
-    // The i32 form takes weights above 127 only where the engine says so.
+    // The relaxed forms take weights above 127 only where the engine says so.
     const usable = Object.values(Dot).filter((dot) =>
-      dot !== Dot.I32 || this.form !== Weights.Int8 || dots[Weights.Int8] === Dot.I32
+      dot === Dot.Plain || this.form !== Weights.Int8 ||
+      [dots[Weights.Int8], exports.other_dot(Weights.Int8)].includes(dot)
     );
     return usable.flatMap((dot) =>
       [1, 2].flatMap((tile) =>

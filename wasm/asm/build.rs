@@ -35,6 +35,8 @@ fn main() {
     if relaxed {
         add(1, 4, Weights::Int8, Dot::I32);
         add(2, 4, Weights::Int8, Dot::I32);
+        add(1, 4, Weights::Int8, Dot::Single);
+        add(2, 4, Weights::Int8, Dot::Single);
     }
     let path = std::path::Path::new(&std::env::var_os("OUT_DIR").unwrap()).join("tiles.s");
     std::fs::write(path, text).unwrap();

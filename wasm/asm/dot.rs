@@ -11,6 +11,9 @@ pub enum Dot {
     /// Exact for int4 only: a pair is at most 2 * 127 * 15, half a block with its start at most
     /// 16 * 11 * 127 + 16 * 4 * 127 = 30480.
     I16,
+    /// `i16x8.relaxed_dot_i8x16_i7x16_s` of the even activations and of the odd ones: with one product in a lane, of at
+    /// most 127 * 255, nothing saturates. Exact for all bytes where weights above 127 are taken as unsigned.
+    Single,
     /// `i32x4.dot_i16x8_s` on widened bytes: SIMD128 without relaxed instructions. Exact for all bytes.
     Plain,
 }
@@ -20,6 +23,7 @@ impl Dot {
         match self {
             Dot::I32 => "i32",
             Dot::I16 => "i16",
+            Dot::Single => "single",
             Dot::Plain => "plain",
         }
     }
@@ -46,7 +50,7 @@ impl Dot {
     }
 
     /// `sums += activations * weights`, four products for each of four columns, or `sums =` where they are the `first`.
-    /// `weights` are unsigned.
+    /// `weights` are unsigned. Not for `Single`.
     pub fn add(self, f: &mut Function, sums: &[Local], activations: Local, weights: Local, first: bool) {
         let accumulate = |f: &mut Function, add: &str, sum: Local| {
             if !first {
@@ -63,6 +67,7 @@ impl Dot {
                 f.get(activations).get(weights).op("i16x8.relaxed_dot_i8x16_i7x16_s");
                 accumulate(f, "i16x8.add", sums[0]);
             }
+            Dot::Single => unreachable!(),
             Dot::Plain => {
                 for (half, &sum) in ["low", "high"].iter().zip(sums) {
                     f.get(weights).op(&format!("i16x8.extend_{half}_i8x16_u"));
@@ -73,11 +78,19 @@ impl Dot {
         }
     }
 
+    /// `Single`'s `add`: of the `even` activations and of the `odd`, each with 0 in the others' places. `ones` holds i16 ones.
+    pub fn add_single(f: &mut Function, sum: Local, [even, odd]: [Local; 2], weights: Local, ones: Local) {
+        for activations in [even, odd] {
+            f.get(activations).get(weights).op("i16x8.relaxed_dot_i8x16_i7x16_s");
+            f.get(ones).op("i32x4.dot_i16x8_s").get(sum).op("i32x4.add").set(sum);
+        }
+    }
+
     /// From the stack's `-4 * sum(x)`, an i16 in every lane, to what a sum starts from so that it ends as
     /// `sum((q - zero) * x)`; `shift` is log2(zero / 8).
     pub fn start(self, f: &mut Function, shift: usize) {
         match self {
-            Dot::I32 => f.op("i32x4.extadd_pairwise_i16x8_s"),
+            Dot::I32 | Dot::Single => f.op("i32x4.extadd_pairwise_i16x8_s"),
             Dot::I16 => return assert_eq!(shift, 0),
             Dot::Plain => f.op("i32x4.extend_low_i16x8_s"),
         };
@@ -89,7 +102,7 @@ impl Dot {
     /// Pushes the sums of four columns as i32. `ones` holds i16 ones.
     pub fn finish(self, f: &mut Function, sums: &[Local], ones: Local) {
         match self {
-            Dot::I32 => f.get(sums[0]),
+            Dot::I32 | Dot::Single => f.get(sums[0]),
             Dot::I16 => f.get(sums[0]).get(ones).op("i32x4.dot_i16x8_s"),
             Dot::Plain => {
                 let even = "i8x16.shuffle 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27";

@@ -54,6 +54,11 @@ impl Tile {
         matches!(self.weights, Weights::Bytes { .. })
     }
 
+    /// Whether `f16_shifts` stay in registers: most often sums need these more. Bytes have no f16.
+    fn keeps_shifts(&self) -> bool {
+        matches!(self.weights, Weights::Bytes { .. }) || self.dot == Dot::Plain && self.weights == Weights::Int8
+    }
+
     /// The function `name(w, x, xs, xz, sums, c, c_stride, panels, blocks, constants)`; `src/tile.rs` tells of its
     /// arguments.
     pub fn text(&self) -> String {
@@ -62,7 +67,7 @@ impl Tile {
         for (i, &constant) in registers.constants.iter().enumerate() {
             f.load("v128.load", constants, 16 * i).set(constant);
         }
-        if self.weights == Weights::Int8 {
+        if self.keeps_shifts() {
             registers.load_shifts(&mut f, constants);
         }
         // c stays in registers for one row only.
@@ -111,9 +116,12 @@ impl Tile {
         let [w, x, xs, xz, sums, constants] = pointers;
         for first in (0..4).step_by(self.vectors) {
             self.start(f, registers, xz);
-            self.dots(f, registers, first, w, x);
-            if matches!(self.weights, Weights::Nibbles { .. }) {
-                // Kept in registers, they would take those of sums; int8 has too few for its sums all the same.
+            if self.dot == Dot::Single {
+                self.single_dots(f, registers, w, x, constants);
+            } else {
+                self.dots(f, registers, first, w, x);
+            }
+            if !self.keeps_shifts() {
                 registers.load_shifts(f, constants);
             }
             for row in 0..self.rows {
@@ -180,6 +188,37 @@ impl Tile {
                     for row in 0..self.rows {
                         self.dot.add(f, sums(row), t[half * self.rows + row], operand, begins);
                     }
+                }
+            }
+        }
+    }
+
+    /// Like `dots`, of bytes, four k after four.
+    fn single_dots(&self, f: &mut Function, registers: &Registers, w: Local, x: Local, constants: Local) {
+        let Registers { t, weight, unpacked, ones, .. } = registers;
+        // What takes the place of nibbles' low bits.
+        let even_bytes = *unpacked;
+        f.load("v128.load", constants, 80).set(even_bytes);
+        for group in 0..8 {
+            if self.rows > 1 {
+                f.load("v128.load64_splat", x, 8 * group).set(registers.x);
+            }
+            for row in 0..self.rows {
+                let (even, odd) = (t[2 * row], t[2 * row + 1]);
+                if self.rows == 1 {
+                    f.load("v128.load", x, 16 * group).set(odd);
+                } else {
+                    splat_dword(f, registers.x, row);
+                    f.set(odd);
+                }
+                f.get(odd).get(even_bytes).op("v128.and").set(even);
+                f.get(odd).get(even).op("v128.xor").set(odd);
+            }
+            for v in 0..self.vectors {
+                f.load("v128.load", w, byte_offset(v, group)).set(*weight);
+                for row in 0..self.rows {
+                    let sum = registers.sums_of(self, row, v)[0];
+                    Dot::add_single(f, sum, [t[2 * row], t[2 * row + 1]], *weight, *ones);
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::attention::AttentionShape;
 use crate::forward::{forward, logits, Scratch, Watch};
 use crate::kv::{BlockPool, KvShape, KvType, Sequence, BLOCK_TOKENS};
 use crate::layout::Weights;
-use crate::linear::Linear;
+use crate::linear::{Linear, Order};
 use crate::memory::{reserve, spare_is_left};
 use crate::model::{Config, Layer, Model};
 use crate::pack::Source;
@@ -87,7 +87,8 @@ impl Engine {
     pub fn new_matrix(&mut self, slot: u32, layer: usize, weights: u32, n: usize, k: usize) -> bool {
         let place = self.matrix(slot, layer);
         *place = None;
-        *place = Linear::new(Weights::from_index(weights), n, k);
+        let order = if slot == 2 { Order::Paired } else { Order::AsPacked };
+        *place = Linear::new(Weights::from_index(weights), n, k, order);
         place.is_some()
     }
 

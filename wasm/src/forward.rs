@@ -16,8 +16,6 @@ use crate::threads::{for_parts, Shared};
 
 /// Fewer tokens than this are normed, added and so on faster by one thread than by several.
 const TOKENS_APART: usize = 8;
-/// The same of blocks of 32 numbers that go through the activation function.
-const BLOCKS_APART: usize = 64;
 
 /// Buffers of a pass, kept for the next one.
 #[derive(Default)]
@@ -128,16 +126,17 @@ pub fn forward(
         norm_rows(x, &layer.post_attention_norm, config.epsilon, normed);
         let intermediate = config.intermediate;
         wide.resize(tokens * 2 * intermediate, 0.0);
-        model.product(&layer.gate_up, normed, tokens, quantized, wide);
         narrow.resize(tokens * intermediate, 0.0);
         let out = Shared::new(narrow);
-        let blocks = intermediate / BLOCK;
-        for_parts(tokens * blocks, BLOCKS_APART, |_, part| {
-            for block in part {
-                let gate_up = &wide[block / blocks * 2 * intermediate..][..2 * intermediate];
-                let at = block % blocks * BLOCK..(block % blocks + 1) * BLOCK;
-                let (gate, up) = gate_up.split_at(intermediate);
-                swiglu(&gate[at.clone()], &up[at], unsafe { out.part(block * BLOCK..(block + 1) * BLOCK) });
+        // Whoever has the gates of a block has what they are for: no other thread waits, and none needs a door for it.
+        model.product_then(&layer.gate_up, normed, tokens, quantized, wide, &|wide, blocks| {
+            for token in 0..tokens {
+                for block in blocks.clone() {
+                    let at = token * intermediate + block * BLOCK;
+                    let (from, to) = (2 * at..2 * (at + BLOCK), at..at + BLOCK);
+                    let (gate, up) = unsafe { wide.part(from) }.split_at(BLOCK);
+                    swiglu(gate, up, unsafe { out.part(to) });
+                }
             }
         });
         model.product(&layer.down, narrow, tokens, quantized, product);

@@ -173,6 +173,12 @@ pub fn choose_dot(weights: u32) -> u32 {
     choose::choose(Weights::from_index(weights)) as u32
 }
 
+/// Another `Dot` that is right for such weights and may be faster.
+#[wasm_bindgen]
+pub fn other_dot(weights: u32) -> Option<u32> {
+    choose::other(Weights::from_index(weights)).map(|dot| dot as u32)
+}
+
 /// Whether `matmul` has a kernel for full tiles of that height.
 #[wasm_bindgen]
 pub fn has_kernel(dot: u32, weights: u32, tile: usize, expand: bool) -> bool {

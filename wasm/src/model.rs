@@ -1,7 +1,7 @@
 //! A decoder of Phi-3's or Llama's kind: its sizes, its weights, and where a pass keeps its numbers.
 
 use crate::attention::AttentionShape;
-use crate::linear::Linear;
+use crate::linear::{Linear, Then};
 use crate::table::Table;
 
 /// Sizes, named as in the model's `config.json`.
@@ -28,7 +28,7 @@ pub struct Layer {
     pub output: Option<Linear>,
     /// f32 `[hidden]`
     pub post_attention_norm: Vec<f32>,
-    /// `[2 * intermediate, hidden]`, gates first
+    /// `[2 * intermediate, hidden]`, gates first; its outputs are `Order::Paired`
     pub gate_up: Option<Linear>,
     /// `[hidden, intermediate]`
     pub down: Option<Linear>,
@@ -54,11 +54,24 @@ pub struct Model {
 impl Model {
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times `linear`.
     pub fn product(&self, linear: &Option<Linear>, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32]) {
+        self.product_then(linear, x, m, scratch, out, &|_, _| {});
+    }
+
+    /// `product`, and what follows on its columns as `Linear::run` tells.
+    pub fn product_then(
+        &self,
+        linear: &Option<Linear>,
+        x: &[f32],
+        m: usize,
+        scratch: &mut Vec<u8>,
+        out: &mut [f32],
+        then: &Then,
+    ) {
         let linear = linear.as_ref().unwrap();
         if self.config.f32_activations {
-            linear.run_f32(x, m, out);
+            linear.run_f32(x, m, out, then);
         } else {
-            linear.run(x, m, scratch, out);
+            linear.run(x, m, scratch, out, then);
         }
     }
 

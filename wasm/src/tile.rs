@@ -47,6 +47,7 @@ pub struct Constants {
     f16_bits: [u32; 4],
     /// For the even, then for the odd f16 of a vector.
     f16_shifts: [[u32; 4]; 2],
+    even_bytes: [u16; 8],
 }
 
 /// Read from memory: JSC makes a vector constant anew at every use, out of several instructions.
@@ -55,6 +56,7 @@ static CONSTANTS: Constants = Constants {
     ones: [1; 8],
     f16_bits: [0x8fff_e000; 4],
     f16_shifts: [[1 << 13; 4], [1 << 29; 4]],
+    even_bytes: [0xff; 8],
 };
 
 /// Rows of f32 that a kernel writes.
@@ -123,6 +125,8 @@ kernels! {
     #[cfg(target_feature = "relaxed-simd")] (Int4, I32, 2) => hearth_nibbles_i32_2,
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I32, 1) => hearth_nibbles_affine_i32_1,
     #[cfg(target_feature = "relaxed-simd")] (Int4Affine, I32, 2) => hearth_nibbles_affine_i32_2,
+    #[cfg(target_feature = "relaxed-simd")] (Int8, I16, 1) => hearth_int8_single_1,
+    #[cfg(target_feature = "relaxed-simd")] (Int8, I16, 2) => hearth_int8_single_2,
     #[cfg(target_feature = "relaxed-simd")] (Int8, I32, 1) => hearth_int8_i32_1,
     #[cfg(target_feature = "relaxed-simd")] (Int8, I32, 2) => hearth_int8_i32_2,
 }

@@ -1,4 +1,4 @@
-//! Which of two ways of running an int4 product is faster here: straight from the layout, or expanded to bytes first.
+//! Which of two ways of running a product is faster here.
 //!
 //! Both give the same bits, so they take turns until enough was seen of both, in the passes that have to be run anyway.
 //! Asking earlier would ask the engine's first, slow code. Only the coordinating thread asks.
@@ -14,22 +14,32 @@ const WARM_UP: u32 = 16 * TURN;
 /// Calls after which the faster way stays.
 const END: u32 = WARM_UP + 24 * TURN;
 
-/// By rows of a product: what expanding costs is shared by all rows.
-static TRIALS: [Trial; 4] = [const { Trial::new() }; 4];
+/// Two ways to choose from.
+#[derive(Clone, Copy)]
+pub enum Ways {
+    /// int4 straight from the layout, or expanded to bytes first.
+    Expand,
+    /// One instruction or another, where both are right.
+    Dot,
+}
+
+/// By ways, and by rows of a product: what expanding costs is shared by all rows.
+static TRIALS: [[Trial; 5]; 2] = [const { [const { Trial::new() }; 5] }; 2];
 
 struct Trial {
     calls: AtomicU32,
-    /// Least time per product of numbers, as f32: direct, expanded.
+    /// Least time per product of numbers, as f32, by way.
     best: [AtomicU32; 2],
 }
 
-/// Calls `run(expand)` for a product of `m` rows, two at least, with `[n, k]`.
-pub fn try_both(m: usize, n: usize, k: usize, run: impl FnOnce(bool)) {
-    let trial = &TRIALS[match m {
-        0..4 => 0,
-        4..16 => 1,
-        16..64 => 2,
-        _ => 3,
+/// Calls `run(second)` for a product of `m` rows with `[n, k]`.
+pub fn try_both(ways: Ways, m: usize, n: usize, k: usize, run: impl FnOnce(bool)) {
+    let trial = &TRIALS[ways as usize][match m {
+        0..2 => 0,
+        2..4 => 1,
+        4..16 => 2,
+        16..64 => 3,
+        _ => 4,
     }];
     let call = trial.calls.load(Relaxed);
     let best = |way: usize| f32::from_bits(trial.best[way].load(Relaxed));

@@ -179,6 +179,11 @@ export function matmul_shared(dot: number, weights: number, w: number, n: number
 export function matrix_bytes(weights: number, n: number, k: number): number;
 
 /**
+ * Another `Dot` that is right for such weights and may be faster.
+ */
+export function other_dot(weights: number): number | undefined;
+
+/**
  * Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales
  * `[n, k/32]`, and for affine int4 `zeros`: f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]` where `packed_zeros`.
  * Returns how many scales and minima f16 had to round, -1 when it cannot hold one.
@@ -268,6 +273,7 @@ export interface InitOutput {
     readonly matmul_f32: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
     readonly matmul_shared: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => void;
     readonly matrix_bytes: (a: number, b: number, c: number) => number;
+    readonly other_dot: (a: number) => number;
     readonly pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
     readonly quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
     readonly read_shared: (a: number, b: number) => number;

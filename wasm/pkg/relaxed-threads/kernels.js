@@ -432,6 +432,16 @@ export function matrix_bytes(weights, n, k) {
 }
 
 /**
+ * Another `Dot` that is right for such weights and may be faster.
+ * @param {number} weights
+ * @returns {number | undefined}
+ */
+export function other_dot(weights) {
+    const ret = wasm.other_dot(weights);
+    return ret === 0x100000001 ? undefined : ret;
+}
+
+/**
  * Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales
  * `[n, k/32]`, and for affine int4 `zeros`: f32 `[n, k/32]`, or u8 `[n, ceil(k/64)]` where `packed_zeros`.
  * Returns how many scales and minima f16 had to round, -1 when it cannot hold one.

@@ -40,6 +40,7 @@ export const matmul: (a: number, b: number, c: number, d: number, e: number, f: 
 export const matmul_f32: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
 export const matmul_shared: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number) => void;
 export const matrix_bytes: (a: number, b: number, c: number) => number;
+export const other_dot: (a: number) => number;
 export const pack: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => number;
 export const quantize_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
 export const read_shared: (a: number, b: number) => number;
