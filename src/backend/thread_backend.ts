@@ -2,7 +2,7 @@ import { BackendUnavailableError } from "../errors.ts";
 import type { KvCache } from "../kv/kv_cache.ts";
 import { joinParts, KV_PART_BYTES, type KvParts, type LendBuffer, lendParts } from "../kv/kv_parts.ts";
 import type { ModelConfig } from "../model/model_config.ts";
-import type { Backend, BackendInfo, BackendStats, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
+import type { Backend, BackendInfo, BackendStats, Follow, ForwardOptions, ForwardRow, RowResult } from "./backend.ts";
 import type { InferenceThread, StartedThread } from "./inference_thread.ts";
 import type { SessionRow } from "./model_session.ts";
 import { RemoteKvCache } from "./remote_kv_cache.ts";
@@ -42,6 +42,8 @@ export class ThreadBackend implements Backend {
   readonly #closing = new AbortController();
   /** Settles when the pass in flight and all that wait for it are done. */
   #tail: Promise<unknown> = Promise.resolve();
+  /** KV on its way out or in: its parts go between passes. */
+  #transfers = 0;
 
   /** @throws what loading throws */
   static async start(options: ThreadBackendOptions): Promise<ThreadBackend> {
@@ -84,15 +86,20 @@ export class ThreadBackend implements Backend {
     if (length === 0) return;
     let buffer = this.#partBuffer();
     let last = false;
-    for (let at = 0; !last;) {
-      const part = await this.#queue(async () => {
-        kv.assertUsable();
-        if (kv.length !== length) throw new TypeError("Cannot go on exporting KV: the cache has changed");
-        return await this.thread.export({ type: "export", cacheId: kv.id, length, at, buffer });
-      });
-      ({ buffer, last } = part);
-      yield new Uint8Array(part.buffer, 0, part.count);
-      at += part.count;
+    this.#transfers++;
+    try {
+      for (let at = 0; !last;) {
+        const part = await this.#queue(async () => {
+          kv.assertUsable();
+          if (kv.length !== length) throw new TypeError("Cannot go on exporting KV: the cache has changed");
+          return await this.thread.export({ type: "export", cacheId: kv.id, length, at, buffer });
+        });
+        ({ buffer, last } = part);
+        yield new Uint8Array(part.buffer, 0, part.count);
+        at += part.count;
+      }
+    } finally {
+      this.#transfers--;
     }
   }
 
@@ -111,6 +118,7 @@ export class ThreadBackend implements Backend {
         at += count;
         return await thread.import(request);
       });
+    this.#transfers++;
     try {
       const buffer = this.#partBuffer();
       if (buffer) {
@@ -122,6 +130,8 @@ export class ThreadBackend implements Backend {
     } catch (error) {
       cache.dispose();
       throw error;
+    } finally {
+      this.#transfers--;
     }
     cache.append(tokens);
     return cache;
@@ -245,8 +255,7 @@ export class ThreadBackend implements Backend {
         top,
         ahead,
         draw,
-        follow: follow &&
-          { ...follow, steps: Math.min(follow.steps, this.config.contextLength - start - tokenIds.length) },
+        follow: this.#follow(follow, start + tokenIds.length),
         inspect,
       };
     });
@@ -257,6 +266,12 @@ export class ThreadBackend implements Backend {
       (cache as RemoteKvCache | undefined)?.append(tokenIds.length + (results[i]!.followed?.length ?? 0));
     });
     return results;
+  }
+
+  /** As many steps as the context holds after `length` tokens; none where a part of KV may wait for them. */
+  #follow(follow: Follow | undefined, length: number): Follow | undefined {
+    if (!follow || this.#transfers > 0) return undefined;
+    return { ...follow, steps: Math.min(follow.steps, this.config.contextLength - length) };
   }
 
   #check({ cache, tokenIds, logits, top, follow, inspect = [] }: ForwardRow): void {

@@ -81,6 +81,27 @@ describe("steps that follow a row on simd", () => {
     assert.deepEqual([one.length, other.length], [PROMPT.length, PROMPT.length]);
   });
 
+  test("are none while KV goes out or comes in, part by part, and follow again after that", async () => {
+    using moved = backend.createKvCache();
+    using cache = backend.createKvCache();
+    const row = { cache, tokenIds: [5], follow: { steps: 3, stopIds: [] } };
+    await forward({ cache: moved, tokenIds: PROMPT });
+    const parts: Uint8Array[] = [];
+    for await (const part of backend.exportKv(moved)) {
+      parts.push(part.slice());
+      assert.equal((await forward(row)).followed, undefined);
+    }
+    async function* betweenPasses() {
+      assert.equal((await forward(row)).followed, undefined);
+      yield* parts;
+    }
+    using _ = await backend.importKv(betweenPasses(), PROMPT.length);
+    // Those that come to nothing hold up nothing either.
+    for await (const _ of backend.exportKv(moved)) break;
+    await assert.rejects(backend.importKv([], PROMPT.length), { name: "RangeError" });
+    await followed(row, 3);
+  });
+
   test("are refused where nothing says what they would be", async () => {
     using cache = backend.createKvCache();
     const follow = { steps: 5, stopIds: [] };
