@@ -108,8 +108,10 @@ export class PassScheduler {
   /** @returns steps of decode that followed */
   async #forward(pass: readonly Waiting[]): Promise<number> {
     const lost = pass.some(({ row }) => row.cache?.lost);
+    // In company, which may have come since a row was asked for, none waits for a guess, or is refused for its memory.
+    const rows = pass.map(({ row }) => this.#streams > 1 ? { ...row, follow: undefined } : row);
     try {
-      const results = await this.#backend.forward(pass.map(({ row }) => row));
+      const results = await this.#backend.forward(rows);
       pass.forEach(({ resolve }, i) => resolve(results[i]!));
       return results[0]?.followed?.length ?? 0;
     } catch (error) {

@@ -183,10 +183,10 @@ export class Sequence {
     }
   }
 
-  /** In company others' rows are what a pass has room for, and none of them waits for a guess. */
+  /** The scheduler leaves them out in company, as it is when the pass begins. */
   #follow(steps: number): Follow | undefined {
-    const { top, stopIds, passes } = this.#parts;
-    if (steps === 0 || top !== 1 || passes.streams > 1) return undefined;
+    const { top, stopIds } = this.#parts;
+    if (steps === 0 || top !== 1) return undefined;
     return { steps, stopIds: [...stopIds] };
   }
 

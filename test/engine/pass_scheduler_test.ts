@@ -114,6 +114,24 @@ describe("PassScheduler", () => {
     assert.equal(third!.status, "fulfilled");
   });
 
+  test("lets steps follow a row that is alone when its pass begins, and none where a pass is tried row by row", async () => {
+    const follows: boolean[][] = [];
+    const forward = async (rows: readonly ForwardRow[]): Promise<RowResult[]> => {
+      follows.push(rows.map(({ follow }) => follow !== undefined));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      if (rows.length > 1) throw new OutOfMemoryError("Cannot hold both");
+      return [{ logits: Float32Array.of(1) }];
+    };
+    const scheduler = new PassScheduler({ info: { rowInvariant: true }, forward });
+    const ask = () => scheduler.forward({ ...decode(1), follow: { steps: 3, stopIds: [] } });
+    // The second asks when only the first is known of, which is about to come again when its pass begins.
+    await Promise.all([ask(), ask()]);
+    await ask();
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    await Promise.all([ask(), ask(), ask()]);
+    assert.deepEqual(follows, [[true], [false], [true], [true], [false, false], [false], [false]]);
+  });
+
   test("refuses the row whose KV went with a thread, not its company that is on the next one", async () => {
     const backend = new FakeBackend({ vocabSize: 10 });
     const scheduler = new PassScheduler(backend);
