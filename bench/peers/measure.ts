@@ -89,11 +89,17 @@ export async function measurePeers(
  */
 export function bestMsPerToken(tokenMs: readonly number[]): number {
   const all = (tokenMs.at(-1)! - tokenMs[0]!) / (tokenMs.length - 1);
-  const ends = tokenMs.flatMap((ms, i) => tokenMs[i + 1]! - ms < all / 2 ? [] : [i]);
+  // By the window's own speed: tokens before or after a slow stretch are no cluster.
+  const endsCluster = (i: number, ms: number) => !(tokenMs[i + 1]! - tokenMs[i]! < ms / 2);
   let best = Infinity;
-  for (const first of ends) {
-    const last = ends.find((i) => i - first >= WINDOW_TOKENS && tokenMs[i]! - tokenMs[first]! >= WINDOW_MS);
-    if (last !== undefined) best = Math.min(best, (tokenMs[last]! - tokenMs[first]!) / (last - first));
+  for (let first = 0; first < tokenMs.length; first++) {
+    for (let last = first + WINDOW_TOKENS; last < tokenMs.length; last++) {
+      const windowMs = tokenMs[last]! - tokenMs[first]!;
+      const ms = windowMs / (last - first);
+      if (windowMs < WINDOW_MS || !endsCluster(first, ms) || !endsCluster(last, ms)) continue;
+      best = Math.min(best, ms);
+      break;
+    }
   }
   return best === Infinity ? all : best;
 }

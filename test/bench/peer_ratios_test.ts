@@ -60,6 +60,8 @@ test("a peer's speed is that of its best tokens in a row, of all where these are
   assert.equal(bestMsPerToken([50, 55, 60, 95]), 15);
   const evenly = (from: number, ms: number, count: number) => Array.from({ length: count }, (_, i) => from + ms * i);
   assert.equal(bestMsPerToken([...evenly(0, 90, 10), ...evenly(1000, 50, 9), ...evenly(2000, 70, 10)]), 50);
+  assert.equal(bestMsPerToken([...evenly(0, 4, 100), ...evenly(500, 20, 100)]), 4);
+  assert.equal(bestMsPerToken([...evenly(0, 4, 60), ...evenly(3000, 4, 60)]), 4);
   // Two that come together are no speed.
   assert.equal(bestMsPerToken(evenly(0, 200, 20).flatMap((ms) => [ms, ms])), 100);
   assert.equal(bestMsPerToken(evenly(0, 16, 40).flatMap((ms) => [ms, ms + 0.25, ms + 0.5, ms + 0.75])), 4);
