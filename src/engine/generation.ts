@@ -71,7 +71,7 @@ export class Generation implements AsyncIterable<GenerateEvent>, Disposable {
   }
 
   /**
-   * Stops the work after the forward pass in flight, at most one token or one prefill chunk.
+   * Stops the work after the forward pass in flight: at most one prefill chunk, or one token and what follows it there.
    * The reader gets `reason` thrown. Idempotent; does nothing after the end.
    */
   cancel(reason: unknown = new DOMException("Cannot go on: the generation was cancelled", "AbortError")): void {

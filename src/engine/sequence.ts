@@ -49,7 +49,7 @@ export interface DraftCounts {
 
 /**
  * The tokens of one answer on their way through the model: prefill, then one decode step a token. Keeps `kv.ids`
- * what its cache is known to hold; while a draft is unconfirmed the cache holds more.
+ * what its cache is known to hold; while a draft, or a step that followed, is unconfirmed the cache holds more.
  */
 export class Sequence {
   readonly drafts: DraftCounts = { accepted: 0, rejected: 0 };
@@ -91,7 +91,7 @@ export class Sequence {
   }
 
   /**
-   * Evaluates the next token, unless a draft had it.
+   * Evaluates the next token, unless it was evaluated ahead.
    * @param maxAhead tokens that may follow `id` and be evaluated at all
    * @returns logits after `id`
    * @throws the signal's reason when aborted, and what the backend throws
@@ -126,7 +126,7 @@ export class Sequence {
     return moved;
   }
 
-  /** Takes back what the cache holds beyond `kv.ids`: drafts, and what a failed pass left. */
+  /** Takes back what the cache holds beyond `kv.ids`: drafts, steps that followed, and what a failed pass left. */
   dropDrafts(): void {
     const { cache, ids } = this.#parts.kv;
     this.drafts.rejected += this.#ahead.filter(({ drafted }) => drafted).length;

@@ -18,7 +18,7 @@ export interface ParkedKv {
  * A session's KV. In the backend or parked, never both; what was parked and restored is parked no more.
  *
  * Between turns `ids` is a prefix of the session's transcript. While a turn runs, the cache may hold more than `ids`:
- * drafts, or what a failed pass left.
+ * drafts, steps that followed a token, or what a failed pass left.
  */
 export class SessionKv {
   /** Tokens whose KV is known to be held, in order. */
