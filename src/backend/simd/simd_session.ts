@@ -8,6 +8,7 @@ import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
 import { allocate, loadWeights } from "./load_weights.ts";
 import type { ThreadPool } from "./thread_pool.ts";
+import { copyWatched } from "./watched_layers.ts";
 import { type ActivationType, BLOCK_TOKENS, KV_TYPES, type KvType, type WasmEngine } from "./wasm_engine.ts";
 
 /** `forward`'s wishes. */
@@ -137,11 +138,17 @@ export class SimdSession implements ModelSession {
     const results = rows.map((row) => this.#emptyResult(row));
     const watched = [...new Set(rows.flatMap(({ inspect }) => inspect))];
     for (const layer of watched) this.#engine.watch(layer);
+    const watchedPass = {
+      engine: this.#engine,
+      config: this.#config,
+      layers: watched,
+      floats: (pointer: number, count: number) => this.#floats(pointer, count),
+    };
     try {
       // Attention weights take a square of the tokens: few at a time.
       for (const parts of cutPasses(rows, watched.length > 0 ? WATCHED_TOKENS : PASS_TOKENS)) {
         this.#pass(rows, parts, sequences, results);
-        this.#copyWatched(rows, parts, watched, results);
+        copyWatched(watchedPass, rows, parts, results);
       }
     } catch (error) {
       // After a trap nothing can be asked of the engine any more.
@@ -237,42 +244,6 @@ export class SimdSession implements ModelSession {
       logits: new Float32Array(this.#floats(this.#engine.ranked_logits() >>> 0, count)),
       logSumExp,
     };
-  }
-
-  /** Copies what a pass left of the watched layers to the rows that asked for it. */
-  #copyWatched(
-    rows: readonly SessionRow[],
-    parts: readonly RowPart[],
-    watched: readonly number[],
-    results: readonly RowResult[],
-  ): void {
-    if (watched.length === 0) return;
-    const { headDim, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = this.#config;
-    const tokens = parts.reduce((sum, { count }) => sum + count, 0);
-    const longest = Math.max(...parts.map(({ row, from, count }) => rows[row]!.start + from + count));
-    const [qkvAt, weightsAt] = [this.#engine.watched_qkv() >>> 0, this.#engine.watched_weights() >>> 0];
-    const size = (heads + 2 * kvHeads) * headDim;
-    let first = 0;
-    for (const { row, from, count } of parts) {
-      for (const { layer, queries, keys, values, weights } of results[row]!.layers ?? []) {
-        const length = weights.length / (heads * rows[row]!.tokenIds.length);
-        for (let i = 0; i < count; i++) {
-          const token = watched.indexOf(layer) * tokens + first + i;
-          const qkv = this.#floats(qkvAt + 4 * token * size, size);
-          let at = 0;
-          for (const to of [queries, keys, values]) {
-            const width = to.length / rows[row]!.tokenIds.length;
-            to.set(qkv.subarray(at, at += width), (from + i) * width);
-          }
-          const seen = rows[row]!.start + from + i + 1;
-          for (let head = 0; head < heads; head++) {
-            const weightsOf = this.#floats(weightsAt + 4 * (token * heads + head) * longest, seen);
-            weights.set(weightsOf, (head * rows[row]!.tokenIds.length + from + i) * length);
-          }
-        }
-      }
-      first += count;
-    }
   }
 
   freeCache(cacheId: number): void {
