@@ -47,7 +47,7 @@ const allocate = (bytes: number): number => {
 };
 const input = allocate(4 * mostRows * widest);
 new Float32Array(memory.buffer, input, mostRows * widest).forEach((_, i, x) => x[i] = (i * 7919) % 255 - 127);
-const quantized = new Map([3072, 8192].map((k) => [k, allocate(exports.activation_bytes(mostRows, k, 2))]));
+const quantized = new Map([3072, 8192].map((k) => [k, allocate(exports.activation_bytes(mostRows, k))]));
 const result = allocate(4 * mostRows * HEAD[0]);
 
 /** One way to do the same work. */

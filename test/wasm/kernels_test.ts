@@ -110,7 +110,7 @@ for (const kernels of loaded) {
       x.set([NaN, Infinity], 256);
       using input = new Block(kernels, x.byteLength).put(x);
       for (const tile of [1, 2]) {
-        const bytes = kernels.exports.activation_bytes(7, 128, tile);
+        const bytes = kernels.exports.activation_bytes(7, 128);
         using simd = new Block(kernels, bytes);
         using scalar = new Block(kernels, bytes);
         // Two threads' shares.

@@ -54,7 +54,7 @@ export class PackedMatrix implements Disposable {
     const m = x.length / k;
     using input = new Block(this.kernels, x.byteLength).put(x);
     const { tile } = options;
-    using rows = new Block(this.kernels, exports.activation_bytes(m, k, tile));
+    using rows = new Block(this.kernels, exports.activation_bytes(m, k));
     using result = new Block(this.kernels, 4 * m * n);
     if ("scalar" in options) {
       exports.scalar_quantize_rows(input.pointer, m, k, tile, rows.pointer);

@@ -134,7 +134,7 @@ impl Tile {
                 self.scale(f, registers, first + v, v, w, c_rows);
             }
         }
-        f.advance(w, self.block().2).advance(x, 32 * if self.rows == 1 { 4 } else { self.rows });
+        f.advance(w, self.block().2).advance(x, 32 * self.rows);
         for pointer in [xs, xz, sums] {
             f.advance(pointer, 4 * self.rows);
         }
@@ -206,7 +206,7 @@ impl Tile {
             for row in 0..self.rows {
                 let (even, odd) = (t[2 * row], t[2 * row + 1]);
                 if self.rows == 1 {
-                    f.load("v128.load", x, 16 * group).set(odd);
+                    f.load("v128.load32_splat", x, 4 * group).set(odd);
                 } else {
                     splat_dword(f, registers.x, row);
                     f.set(odd);
@@ -229,7 +229,7 @@ impl Tile {
         let rows = self.rows;
         if rows == 1 {
             for half in 0..2 {
-                f.load("v128.load", x, 32 * pair + 16 * half);
+                f.load("v128.load32_splat", x, 8 * pair + 4 * half);
                 self.dot.widen(f);
                 f.set(registers.t[half]);
             }

@@ -1,20 +1,15 @@
 //! How quantized activations lie in memory.
 //!
-//! Rows `[M, K]` are cut into tiles of `tile` rows (1 or 2); what is left over is a tile of 1. The rows of a tile lie
-//! beside each other, four k at a time, so that a kernel gets all its rows with one load. A row that is alone has its
-//! four k four times, as a vector of outputs wants them: JSC makes two instructions more out of a load that repeats.
+//! Rows `[M, K]` are cut into tiles of `tile` rows (1 or 2); what is left over is a tile of 1. The rows of a tile lie beside each other, four k at a time, so that a kernel gets all its rows with one load:
 //!
 //! ```text
-//! q     i8   [tile][K/4][rows of the tile][4]    K bytes a row; a row alone: [K/4][4 times the same][4]
+//! q     i8   [tile][K/4][rows of the tile][4]    M*K bytes
 //! xs    f32  [tile][K/32][rows of the tile]      scale of a block, times 2^112
 //! xz    i32  [tile][K/32][rows of the tile]      -4 * sum of a block's q, as i16, twice
 //! sums  f32  [tile][K/32][rows of the tile]      sum of a block's q
 //! ```
 
 use crate::layout::BLOCK;
-
-/// How often a row that is alone in its tile has its numbers.
-const ALONE: usize = 4;
 
 /// Quantized rows at `base`.
 #[derive(Clone, Copy)]
@@ -40,8 +35,8 @@ pub struct TileRows {
 }
 
 impl Activations {
-    pub const fn bytes(m: usize, k: usize, tile: usize) -> usize {
-        quant_bytes(m, k, tile) + 12 * m * (k / BLOCK)
+    pub const fn bytes(m: usize, k: usize) -> usize {
+        m * k + 12 * m * (k / BLOCK)
     }
 
     /// The first row and the height of every tile, in order.
@@ -57,13 +52,13 @@ impl Activations {
     }
 
     /// # Safety
-    /// `base` has `bytes(m, k, tile)` bytes, and `row`, `height` are a tile's.
+    /// `base` has `bytes(m, k)` bytes, and `row`, `height` are a tile's.
     pub unsafe fn tile_rows(self, row: usize, height: usize) -> TileRows {
         let blocks = self.k / BLOCK;
-        let numbers = self.base.add(quant_bytes(self.m, self.k, self.tile)).cast::<u32>();
+        let numbers = self.base.add(self.m * self.k).cast::<u32>();
         let part = |i: usize| numbers.add((i * self.m + row) * blocks);
         TileRows {
-            q: self.base.add(row * self.k * if self.tile == 1 { ALONE } else { 1 }).cast(),
+            q: self.base.add(row * self.k).cast(),
             xs: part(0).cast(),
             xz: part(1).cast(),
             sums: part(2).cast(),
@@ -72,20 +67,7 @@ impl Activations {
     }
 }
 
-const fn quant_bytes(m: usize, k: usize, tile: usize) -> usize {
-    (m + (ALONE - 1) * if tile == 1 { m } else { m % tile }) * k
-}
-
 impl TileRows {
-    /// Places of four k beside each other.
-    pub const fn lanes(&self) -> usize {
-        if self.height == 1 {
-            ALONE
-        } else {
-            self.height
-        }
-    }
-
     /// The same rows from block `blocks` on.
     ///
     /// # Safety
@@ -93,7 +75,7 @@ impl TileRows {
     pub unsafe fn skip(self, blocks: usize) -> Self {
         let numbers = blocks * self.height;
         TileRows {
-            q: self.q.add(BLOCK * blocks * self.lanes()),
+            q: self.q.add(BLOCK * numbers),
             xs: self.xs.add(numbers),
             xz: self.xz.add(numbers),
             sums: self.sums.add(numbers),

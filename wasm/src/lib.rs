@@ -56,10 +56,10 @@ pub fn matrix_bytes(weights: u32, n: usize, k: usize) -> usize {
     Weights::from_index(weights).matrix_bytes(n, k)
 }
 
-/// Bytes of `m` quantized rows of `k` values in tiles of `tile` rows.
+/// Bytes of `m` quantized rows of `k` values.
 #[wasm_bindgen]
-pub fn activation_bytes(m: usize, k: usize, tile: usize) -> usize {
-    Activations::bytes(m, k, tile)
+pub fn activation_bytes(m: usize, k: usize) -> usize {
+    Activations::bytes(m, k)
 }
 
 /// Packs a matrix `[n, k]`: u8 `[n, k/32, 16]` (int4) or `[n, k/32, 32]` (int8, zero point 128), f32 scales

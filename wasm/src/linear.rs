@@ -92,8 +92,7 @@ impl Linear {
 
     /// Bytes that `run` takes of its scratch for `m` rows of `k` numbers at most.
     pub const fn scratch_bytes(m: usize, k: usize) -> usize {
-        // Of an even number of rows none is alone, of one less there is one.
-        Activations::bytes(m, k, 2) + Activations::bytes(1, k, 1) + 64
+        Activations::bytes(m, k) + 64
     }
 
     /// `out` f32 `[m, n]` = `x` f32 `[m, k]` times the matrix. Rows are quantized into `scratch` first.
@@ -102,7 +101,7 @@ impl Linear {
     pub fn run(&self, x: &[f32], m: usize, scratch: &mut Vec<u8>, out: &mut [f32], then: &Then) {
         assert!(x.len() == m * self.k && out.len() == m * self.n);
         let tile = m.min(2);
-        scratch.resize(scratch.len().max(Activations::bytes(m, self.k, tile) + 64), 0);
+        scratch.resize(scratch.len().max(Self::scratch_bytes(m, self.k)), 0);
         let base = scratch.as_mut_ptr();
         let base = unsafe { base.add(base.align_offset(64)) };
         let rows = Activations { base, m, k: self.k, tile };

@@ -53,13 +53,9 @@ unsafe fn quantize_row(x: *const f32, blocks: usize, to: TileRows, r: usize) {
             let pairs = [i16x8_narrow_i32x4(q[0], q[1]), i16x8_narrow_i32x4(q[2], q[3])];
             sums = i16x8_add(sums, i16x8_add(pairs[0], pairs[1]));
             let bytes = i8x16_narrow_i16x8(pairs[0], pairs[1]);
-            let words = to.q.cast::<u32>().add((block * 8 + 4 * half) * to.lanes() + r);
+            let words = to.q.cast::<u32>().add((block * 8 + 4 * half) * to.height + r);
             if to.height == 1 {
-                let vectors = words.cast::<v128>();
-                v128_store(vectors, i32x4_shuffle::<0, 0, 0, 0>(bytes, bytes));
-                v128_store(vectors.add(1), i32x4_shuffle::<1, 1, 1, 1>(bytes, bytes));
-                v128_store(vectors.add(2), i32x4_shuffle::<2, 2, 2, 2>(bytes, bytes));
-                v128_store(vectors.add(3), i32x4_shuffle::<3, 3, 3, 3>(bytes, bytes));
+                v128_store(words.cast(), bytes);
             } else {
                 v128_store32_lane::<0>(bytes, words);
                 v128_store32_lane::<1>(bytes, words.add(to.height));

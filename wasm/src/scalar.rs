@@ -62,9 +62,7 @@ pub unsafe fn quantize(x: *const f32, to: Activations) {
                 for (i, v) in x.iter().enumerate() {
                     let q = (v * factor).round_ties_even() as i8;
                     let k = block * BLOCK + i;
-                    for copy in 0..rows.lanes() / height {
-                        rows.q.add((k / 4 * rows.lanes() + r + copy) * 4 + k % 4).write(q);
-                    }
+                    rows.q.add((k / 4 * height + r) * 4 + k % 4).write(q);
                     sum += q as i32;
                 }
                 let at = block * height + r;
@@ -94,7 +92,7 @@ pub unsafe fn matmul(matrix: Matrix, x: Activations, result: *mut f32) {
                     let mut dot = 0i32;
                     for i in 0..BLOCK {
                         let k = block * BLOCK + i;
-                        let q = rows.q.add((k / 4 * rows.lanes() + r) * 4 + k % 4).read();
+                        let q = rows.q.add((k / 4 * height + r) * 4 + k % 4).read();
                         dot += q as i32 * weight(weights, w, column, i);
                     }
                     let half = |at: usize| f16_to_scaled_f32(u16::from_le_bytes([w[at], w[at + 1]]));

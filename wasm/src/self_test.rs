@@ -32,7 +32,7 @@ pub fn passes(dot: Dot, weights: Weights) -> bool {
             return true;
         }
         // u32 for its alignment.
-        let mut rows = vec![0u32; Activations::bytes(M, K, tile) / 4];
+        let mut rows = vec![0u32; Activations::bytes(M, K) / 4];
         let rows = Activations { base: rows.as_mut_ptr().cast(), m: M, k: K, tile };
         let (mut got, mut wanted) = (vec![0.0f32; M * N], vec![0.0f32; M * N]);
         unsafe {

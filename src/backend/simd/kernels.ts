@@ -17,7 +17,7 @@ export interface KernelExports {
   help_failed(): void;
   dismiss(): void;
   matrix_bytes(weights: Weights, n: number, k: number): number;
-  activation_bytes(m: number, k: number, tile: number): number;
+  activation_bytes(m: number, k: number): number;
   /** How many scales and minima f16 had to round; -1 when it cannot hold one. */
   pack(
     weights: Weights,

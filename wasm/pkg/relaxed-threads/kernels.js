@@ -302,14 +302,13 @@ export class Engine {
 if (Symbol.dispose) Engine.prototype[Symbol.dispose] = Engine.prototype.free;
 
 /**
- * Bytes of `m` quantized rows of `k` values in tiles of `tile` rows.
+ * Bytes of `m` quantized rows of `k` values.
  * @param {number} m
  * @param {number} k
- * @param {number} tile
  * @returns {number}
  */
-export function activation_bytes(m, k, tile) {
-    const ret = wasm.activation_bytes(m, k, tile);
+export function activation_bytes(m, k) {
+    const ret = wasm.activation_bytes(m, k);
     return ret >>> 0;
 }
 

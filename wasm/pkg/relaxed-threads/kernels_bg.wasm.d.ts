@@ -2,7 +2,7 @@
 /* eslint-disable */
 export const __wbg_attentionprobe_free: (a: number, b: number) => void;
 export const __wbg_engine_free: (a: number, b: number) => void;
-export const activation_bytes: (a: number, b: number, c: number) => number;
+export const activation_bytes: (a: number, b: number) => number;
 export const allocate: (a: number) => number;
 export const attentionprobe_append: (a: number, b: number, c: number) => void;
 export const attentionprobe_attend: (a: number, b: number, c: number, d: number, e: number) => void;

@@ -124,9 +124,9 @@ export class Engine {
 }
 
 /**
- * Bytes of `m` quantized rows of `k` values in tiles of `tile` rows.
+ * Bytes of `m` quantized rows of `k` values.
  */
-export function activation_bytes(m: number, k: number, tile: number): number;
+export function activation_bytes(m: number, k: number): number;
 
 /**
  * Zeroed memory, 64-byte aligned; 0 when there is not so much. Views of the memory go stale when it grows.
@@ -235,7 +235,7 @@ export type InitInput = RequestInfo | URL | Response | BufferSource | WebAssembl
 export interface InitOutput {
     readonly __wbg_attentionprobe_free: (a: number, b: number) => void;
     readonly __wbg_engine_free: (a: number, b: number) => void;
-    readonly activation_bytes: (a: number, b: number, c: number) => number;
+    readonly activation_bytes: (a: number, b: number) => number;
     readonly allocate: (a: number) => number;
     readonly attentionprobe_append: (a: number, b: number, c: number) => void;
     readonly attentionprobe_attend: (a: number, b: number, c: number, d: number, e: number) => void;
