@@ -54,9 +54,9 @@ impl Tile {
         matches!(self.weights, Weights::Bytes { .. })
     }
 
-    /// Whether `f16_shifts` stay in registers: most often sums need these more. Bytes have no f16.
+    /// Whether `f16_shifts` stay in registers: most often sums need these more.
     fn keeps_shifts(&self) -> bool {
-        matches!(self.weights, Weights::Bytes { .. }) || self.dot == Dot::Plain && self.weights == Weights::Int8
+        self.dot == Dot::Plain && self.weights == Weights::Int8
     }
 
     /// The function `name(w, x, xs, xz, sums, c, c_stride, panels, blocks, constants)`; `src/tile.rs` tells of its
@@ -121,7 +121,8 @@ impl Tile {
             } else {
                 self.dots(f, registers, first, w, x);
             }
-            if !self.keeps_shifts() {
+            // Expanded bytes have their scales as f32.
+            if !self.keeps_shifts() && !matches!(self.weights, Weights::Bytes { .. }) {
                 registers.load_shifts(f, constants);
             }
             for row in 0..self.rows {
