@@ -1,4 +1,4 @@
-import { Dot, type Kernels, Weights } from "../../src/backend/simd/kernels.ts";
+import { Dot, type Kernels, rightDots, Weights } from "../../src/backend/simd/kernels.ts";
 import type { MatMulNBitsWeights } from "../../src/model/matmul_nbits.ts";
 
 /** Bytes that lie in the kernels' memory until disposed. */
@@ -53,9 +53,9 @@ export class PackedMatrix implements Disposable {
     const { exports } = this.kernels;
     const m = x.length / k;
     using input = new Block(this.kernels, x.byteLength).put(x);
-    const { tile } = options;
     using rows = new Block(this.kernels, exports.activation_bytes(m, k));
     using result = new Block(this.kernels, 4 * m * n);
+    const { tile } = options;
     if ("scalar" in options) {
       exports.scalar_quantize_rows(input.pointer, m, k, tile, rows.pointer);
       exports.scalar_matmul(this.form, this.packed.pointer, n, rows.pointer, m, k, tile, result.pointer);
@@ -99,11 +99,11 @@ export class PackedMatrix implements Disposable {
 
   /** Every kernel of this build for this matrix. */
   get paths(): { tile: number; dot: Dot; expand: boolean }[] {
-    const { exports, dots } = this.kernels;
+    const { exports } = this.kernels;
+    const right = rightDots(this.kernels, this.form);
     // The relaxed forms take weights above 127 only where the engine says so.
     const usable = Object.values(Dot).filter((dot) =>
-      dot === Dot.Plain || this.form !== Weights.Int8 ||
-      [dots[Weights.Int8], exports.other_dot(Weights.Int8)].includes(dot)
+      dot === Dot.Plain || this.form !== Weights.Int8 || right.includes(dot)
     );
     return usable.flatMap((dot) =>
       [1, 2].flatMap((tile) =>

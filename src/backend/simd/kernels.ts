@@ -161,6 +161,12 @@ async function load(variant: Variant, { shared, maxHeapBytes }: MemoryOptions): 
   return { variant, exports: glue, module, memory, dots };
 }
 
+/** The instructions that the engine may multiply such weights with, on this runtime. */
+export function rightDots({ exports, dots }: Kernels, weights: Weights): Dot[] {
+  const other = exports.other_dot(weights);
+  return other === undefined ? [dots[weights]] : [dots[weights], other];
+}
+
 function newMemory(shared: boolean, maxBytes = HEAP_BYTES): WebAssembly.Memory {
   const maximum = Math.max(INITIAL_PAGES, Math.floor(Math.min(maxBytes, HEAP_BYTES) / PAGE_BYTES));
   return new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum, shared });
@@ -185,9 +191,8 @@ export async function loadKernels(maxHeapBytes?: number): Promise<Kernels | unde
       if (error instanceof WebAssembly.CompileError) continue;
       throw error;
     }
-    const { exports, dots } = kernels;
     const passes = (weights: Weights) =>
-      [dots[weights], exports.other_dot(weights)].every((dot) => dot === undefined || exports.self_test(dot, weights));
+      rightDots(kernels, weights).every((dot) => kernels.exports.self_test(dot, weights));
     const rounds = Array.from({ length: REPEATS }, () => Object.values(Weights).every(passes));
     if (rounds.every(Boolean)) return kernels;
   }

@@ -8,8 +8,8 @@ import type { DecoderWeights } from "./decoder_weights.ts";
 import type { Kernels } from "./kernels.ts";
 import { allocate, loadWeights } from "./load_weights.ts";
 import type { ThreadPool } from "./thread_pool.ts";
-import { copyWatched } from "./watched_layers.ts";
 import { type ActivationType, BLOCK_TOKENS, KV_TYPES, type KvType, type WasmEngine } from "./wasm_engine.ts";
+import { copyWatched, type WatchedPass } from "./watched_layers.ts";
 
 /** `forward`'s wishes. */
 const LOGITS = { none: 0, last: 1, all: 2 } as const;
@@ -138,17 +138,11 @@ export class SimdSession implements ModelSession {
     const results = rows.map((row) => this.#emptyResult(row));
     const watched = [...new Set(rows.flatMap(({ inspect }) => inspect))];
     for (const layer of watched) this.#engine.watch(layer);
-    const watchedPass = {
-      engine: this.#engine,
-      config: this.#config,
-      layers: watched,
-      floats: (pointer: number, count: number) => this.#floats(pointer, count),
-    };
     try {
       // Attention weights take a square of the tokens: few at a time.
       for (const parts of cutPasses(rows, watched.length > 0 ? WATCHED_TOKENS : PASS_TOKENS)) {
         this.#pass(rows, parts, sequences, results);
-        copyWatched(watchedPass, rows, parts, results);
+        if (watched.length > 0) copyWatched(this.#watchedPass(watched), rows, parts, results);
       }
     } catch (error) {
       // After a trap nothing can be asked of the engine any more.
@@ -161,6 +155,11 @@ export class SimdSession implements ModelSession {
     if (watched.length > 0) this.#engine.unwatch();
     this.#settle(rows, sequences, true);
     return results;
+  }
+
+  #watchedPass(layers: readonly number[]): WatchedPass {
+    const floats = (pointer: number, count: number) => this.#floats(pointer, count);
+    return { engine: this.#engine, config: this.#config, layers, floats };
   }
 
   /** Forgets rows that have no cache; after a failure the others keep their earlier tokens. */

@@ -21,7 +21,6 @@ export function copyWatched(
   parts: readonly RowPart[],
   results: readonly RowResult[],
 ): void {
-  if (watched.length === 0) return;
   const { headDim, numAttentionHeads: heads, numKeyValueHeads: kvHeads } = config;
   const tokens = parts.reduce((sum, { count }) => sum + count, 0);
   const longest = Math.max(...parts.map(({ row, from, count }) => rows[row]!.start + from + count));
