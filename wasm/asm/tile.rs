@@ -6,6 +6,10 @@
 pub use crate::dot::Dot;
 use crate::function::{Function, Local};
 
+/// Where `Constants` of `src/tile.rs` has what does not stay in registers.
+const F16_SHIFTS: usize = 48;
+const EVEN_BYTES: usize = 80;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Weights {
     /// The int4 panel of `src/layout.rs`.
@@ -199,7 +203,7 @@ impl Tile {
         let Registers { t, weight, unpacked, ones, .. } = registers;
         // What takes the place of nibbles' low bits.
         let even_bytes = *unpacked;
-        f.load("v128.load", constants, 80).set(even_bytes);
+        f.load("v128.load", constants, EVEN_BYTES).set(even_bytes);
         for group in 0..8 {
             if self.rows > 1 {
                 f.load("v128.load64_splat", x, 8 * group).set(registers.x);
@@ -335,7 +339,7 @@ impl Registers {
 
     fn load_shifts(&self, f: &mut Function, constants: Local) {
         for (i, &shift) in self.f16_shifts.iter().enumerate() {
-            f.load("v128.load", constants, 48 + 16 * i).set(shift);
+            f.load("v128.load", constants, F16_SHIFTS + 16 * i).set(shift);
         }
     }
 

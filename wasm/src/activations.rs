@@ -1,6 +1,7 @@
 //! How quantized activations lie in memory.
 //!
-//! Rows `[M, K]` are cut into tiles of `tile` rows (1 or 2); what is left over is a tile of 1. The rows of a tile lie beside each other, four k at a time, so that a kernel gets all its rows with one load:
+//! Rows `[M, K]` are cut into tiles of `tile` rows (1 or 2); what is left over is a tile of 1. The rows of a tile lie
+//! beside each other, four k at a time, so that a kernel gets all its rows with one load:
 //!
 //! ```text
 //! q     i8   [tile][K/4][rows of the tile][4]    M*K bytes

@@ -16,8 +16,8 @@ use crate::threads::{self, for_parts, Shared};
 /// Heads of tokens that one thread finishes.
 const FINISHED_TOGETHER: usize = 64;
 
-/// Less than this, in elements of keys that queries are multiplied with, one thread attends faster than several.
-const SHARED_FROM: usize = 64 << 10;
+/// Less than this for each thread, in elements of keys that queries are multiplied with, one attends faster than all.
+const SHARED_FROM: usize = 4 << 10;
 
 /// Tokens of a row that lie in one KV block: a thread has it alone when it writes.
 pub struct Tile {
@@ -157,7 +157,7 @@ fn units(tiles: &[Tile], shape: &AttentionShape, apart: bool) -> Vec<Unit> {
     let AttentionShape { heads, kv_heads, .. } = *shape;
     let whole = if apart { tiles.iter().map(|tile| segments(tile, shape).len()).sum() } else { tiles.len() };
     let seen: usize = tiles.iter().map(|tile| tile.count * (tile.position + tile.count)).sum();
-    let alone = threads::count() == 1 || seen * heads * shape.head_dim < SHARED_FROM;
+    let alone = threads::count() == 1 || seen * heads * shape.head_dim < SHARED_FROM * threads::count();
     let cuts = if alone { 1 } else { (2 * threads::count()).div_ceil(whole.max(1)) };
     let together = kv_heads.div_ceil(cuts) * heads / kv_heads;
     let mut state = 0;
