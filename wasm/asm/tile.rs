@@ -6,7 +6,7 @@
 pub use crate::dot::Dot;
 use crate::function::{Function, Local};
 
-/// Where `Constants` of `src/tile.rs` has what does not stay in registers.
+/// Where `Constants` of `src/tile.rs` has what most kernels do not keep in registers; the first three they do.
 const F16_SHIFTS: usize = 48;
 const EVEN_BYTES: usize = 80;
 
